@@ -72,9 +72,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _report(what: str, found: dict[str, dict[str, Any]], items: int, goal: float) -> None:
     print(f"{items:,} items {what}")
     for who, result in found.items():
-        print(
-            f"  {who:8} {result['seconds']:8.1f} s {items / result['seconds']:8.1f} a second  {result.get('legs', '')}"
-        )
+        rate, cpu = items / result["seconds"], 1000 * result["cpu"] / items
+        print(f"  {who:8} {result['seconds']:8.1f} s {rate:8.1f} a second {cpu:6.1f} ms CPU  {result.get('legs', '')}")
     ratio = found["script"]["seconds"] / found["set"]["seconds"]
     print(f"  set / script, rate {ratio:9.0%}   goal: {goal:.0%}", flush=True)
 

@@ -1,7 +1,8 @@
 """A set of many items in this process, as an author writes it, run by Airflow's ``dag.test()``.
 
 Run as ``python -m benchmarks.sets_dag ITEMS TARGET IN_FLIGHT AT_ONCE``; without a target as ``-``, it is drafted alone.
-The last line that it prints says how long it took, from the first task's first leg, and its peak memory.
+The last line that it prints says how long it took, from the first task's first leg, the CPU of this process, as a whole
+and by task, and its peak memory.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from benchmarks.sets_request import INSTRUCTIONS, MODEL, Label
 
 _begun: list[float] = []
 _legs: list[str] = []
+_cpu: dict[str, float] = {}
 
 
 def _note(context: Any) -> None:
     _begun.append(time.perf_counter())
     _legs.append(context["ti"].task_id)
+    _cpu.setdefault(context["ti"].task_id, time.process_time())
 
 
 def make_dag(items: Path, *, writes: bool, in_flight: int, at_once: int) -> Any:
@@ -36,6 +39,7 @@ def make_dag(items: Path, *, writes: bool, in_flight: int, at_once: int) -> Any:
     from airflow_provider_aihandoff.policies import MinimumConfidence
     from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
 
+    noted: dict[str, Any] = {"on_execute_callback": _note}
     approval: dict[str, Any] = {} if writes else {"approval": "not required", "approval_reason": "a benchmark"}
     with DAG("sets", schedule=None, start_date=datetime(2026, 1, 1, tzinfo=UTC)) as dag:
         draft = OpenAIResponseSetOperator(
@@ -49,11 +53,11 @@ def make_dag(items: Path, *, writes: bool, in_flight: int, at_once: int) -> Any:
             output_type=Label,
             max_in_flight=in_flight,
             send_at_once=at_once,
-            on_execute_callback=_note,
+            **noted,
             **approval,
         )
         if writes:
-            approve = ApprovalSensor(task_id="approve", job=draft, policy=MinimumConfidence(0.0))
+            approve = ApprovalSensor(task_id="approve", job=draft, policy=MinimumConfidence(0.0), **noted)
             write = HttpSideEffectOperator(
                 task_id="write",
                 job=draft,
@@ -62,6 +66,7 @@ def make_dag(items: Path, *, writes: bool, in_flight: int, at_once: int) -> Any:
                 endpoint="/channel/messages",
                 json={"channel": "benchmark", "text": "{{ job.output.suggested_reply or 'no reply' }}"},
                 write_at_once=at_once,
+                **noted,
             )
             draft >> approve >> write
     return dag
@@ -92,7 +97,10 @@ def main() -> None:
     seconds = time.perf_counter() - _begun[0]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert str(done.state) == "success", done.state
-    print(json.dumps({"seconds": seconds, "peak_kib": peak, "before_kib": before, "legs": len(_legs)}))
+    marks = [*_cpu.values(), time.process_time()]
+    cpu = {task_id: end - mark for (task_id, mark), end in zip(_cpu.items(), marks[1:], strict=True)}
+    found = {"seconds": seconds, "peak_kib": peak, "before_kib": before, "legs": _legs.count("draft")}
+    print(json.dumps({**found, "cpu": sum(cpu.values()), "cpu_by_task": cpu}))
 
 
 if __name__ == "__main__":

@@ -31,8 +31,8 @@ def canonical_json(value: Any) -> str:
     try:
         if not _has_plain_keys(value, _DEEPEST):
             # Once more: keys that are not strings become strings only in JSON, and must be sorted as strings.
-            value = json.loads(json.dumps(value, allow_nan=False, default=_jsonable))
-        return json.dumps(value, allow_nan=False, sort_keys=True, separators=(",", ":"))
+            value = json.loads(_FIRST.encode(value))
+        return _SORTED.encode(value)
     except TypeError as error:
         raise ValueError(f"the value has no JSON form: {error}") from error
 
@@ -61,12 +61,22 @@ def _jsonable(value: Any) -> Any:
     return to_jsonable_python(value)
 
 
+#: Made once: a digest is taken at every step of a job.
+_FIRST = json.JSONEncoder(allow_nan=False, default=_jsonable)
+_SORTED = json.JSONEncoder(allow_nan=False, sort_keys=True, separators=(",", ":"))
+
+
 def digest(value: Any) -> str:
     """Return the SHA-256 of the canonical JSON of ``value``, as 64 hexadecimal digits.
 
     :raises ValueError: as :func:`canonical_json`.
     """
-    return hashlib.sha256(canonical_json(value).encode("ascii")).hexdigest()
+    return digest_of_json(canonical_json(value))
+
+
+def digest_of_json(text: str) -> str:
+    """:func:`digest` of the value that a canonical JSON text says."""
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
 def keyed_digest(value: Any, key: str) -> str:
@@ -88,7 +98,12 @@ def input_digest(value: Any, key: str) -> str:
 
     :raises ValueError: as :func:`canonical_json`.
     """
-    return KEYED + hmac.new(key.encode(), digest(value).encode("ascii"), "sha256").hexdigest()
+    return input_digest_of_json(canonical_json(value), key)
+
+
+def input_digest_of_json(text: str, key: str) -> str:
+    """:func:`input_digest` of the value that a canonical JSON text says."""
+    return KEYED + hmac.new(key.encode(), digest_of_json(text).encode("ascii"), "sha256").hexdigest()
 
 
 def without_plain_input_digest(detail: dict[str, Any]) -> dict[str, Any]:

@@ -59,8 +59,11 @@ def is_secret_name(name: str) -> bool:
 
 def has_words_of(name: str, others: Iterable[str]) -> bool:
     """Whether a name has all words of another one, next to each other."""
+    wanted = [words for words in map(words_of, others) if words]
+    if not wanted:
+        return False
     text = f" {' '.join(words_of(name))} "
-    return any(f" {' '.join(words)} " in text for words in map(words_of, others) if words)
+    return any(f" {' '.join(words)} " in text for words in wanted)
 
 
 def words_of(name: str) -> list[str]:

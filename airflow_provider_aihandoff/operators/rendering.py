@@ -42,6 +42,10 @@ class RendersText(BaseOperator):
         base = SandboxedEnvironment(cache_size=0) if dag is None else dag.get_template_env(force_sandboxed=True)
         return TextEnvironment.like(base)
 
+    def render_template_fields(self, context: Context, jinja_env: jinja2.Environment | None = None) -> None:
+        """Render the fields; in the environment that is shared, where one is."""
+        super().render_template_fields(context, jinja_env or self._environment)
+
     def render_template(
         self,
         content: Any,

@@ -433,16 +433,16 @@ class OpenAIBackgroundResponseOperator(RendersText):
             own_requester = asked.requested_by if own_requester is None else own_requester
             own_permissions = asked.permissions if own_permissions is None else own_permissions
         request = self.build_request()
-        snapshot = self._facts.input_snapshot(request)
+        facts, shown = self._facts, masked(request)
         index = f"[{owner.map_index}]" if owner.map_index >= 0 else ""
         default_key = f"{owner.dag_id}/{owner.run_id}/{owner.task_id}{index}{loop_suffix(context)}"
         return JobSpec(
             job_type=self.job_type,
             job_key=default_key if own_key is None else own_key,
-            input=snapshot,
+            input=facts.input_snapshot(request),
             request=request,
-            shown_input=masked(snapshot),
-            shown_request=masked(request),
+            shown_input=facts.input_snapshot(shown),
+            shown_request=shown,
             conn_id=self.openai_conn_id,
             requested_by=triggered_by(context) if own_requester is None else own_requester,
             permissions={} if own_permissions is None else own_permissions,

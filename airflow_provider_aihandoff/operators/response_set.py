@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -93,6 +94,13 @@ _TRY_AGAIN = timedelta(seconds=60)
 _LONGEST_WAVE = timedelta(minutes=5)
 
 
+#: How many threads a leg has for each request that it sends at the same time.
+_THREADS = 3
+
+#: Of how many responses that run a leg keeps what the ledger says of them, so that it need not be read again: a set
+#: that has more in flight needs no more memory.
+_KEPT = 2_000
+
 #: How many times ``[aihandoff] inline_wait`` a leg goes on while no response ends.
 _PATIENCE = 10
 
@@ -107,10 +115,12 @@ class _Leg:
 
     :param steps: what its threads do together.
     :param flight: the responses that run for it.
+    :param asking: held while a response is asked about: no more are at the same time than requests are sent.
     :param outcomes: what became of each piece of work, counted.
     :param dropped: the jobs of which no request can be made in this leg.
     :param taking: the jobs whose responses are being asked about, or taken.
     :param in_flight: how many requests of the set are sent and have no answer.
+    :param running: the revisions that were sent in this leg, by the id of their job; not more than :data:`_KEPT`.
     :param is_tired: nothing has ended for so long that the task is to wait deferred.
     :param seen: the revisions, by the id of their job, whose responses were seen to run.
     :param progress_at: when something was sent or taken last, by the monotonic clock.
@@ -123,10 +133,12 @@ class _Leg:
     has_effects: bool
     steps: SharedSteps
     flight: Flight
+    asking: threading.Semaphore
     outcomes: Counter[str] = field(default_factory=Counter)
     dropped: set[int] = field(default_factory=set)
     taking: set[int] = field(default_factory=set)
     in_flight: int = 0
+    running: dict[int, Revision] = field(default_factory=dict)
     is_tired: bool = False
     progress_at: float = field(default_factory=time.monotonic)
     seen: dict[int, int] = field(default_factory=dict)
@@ -139,6 +151,16 @@ class _Leg:
         self.in_flight -= outcome in _NOT_IN_FLIGHT
         if outcome in ("sent", "taken"):
             self.progress_at = time.monotonic()
+
+    def runs(self, revision: Revision) -> None:
+        """The response of a revision runs. Called by the thread that has sent it, or asked about it."""
+        if len(self.running) < _KEPT:
+            self.running[revision.job_id] = revision
+
+    def revision(self, job_id: int, number: int) -> Revision:
+        """A revision, as it was when its response was last known to run; or else as the ledger has it now."""
+        known = self.running.pop(job_id, None)
+        return known if known is not None and known.number == number else self.steps.revision(job_id, number)
 
     def count_in_batch(self, outcome: str) -> None:
         """Count what became of a request that was to go into a batch: it is not in flight by itself."""
@@ -369,7 +391,8 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             ledger, actor=owner.actor, lease=SUBMIT_LEASE, most=self.send_at_once, complete=not has_effects
         )
         flight = Flight(time.monotonic, settings.number("poll_rate"))
-        return _Leg(context, ledger, provider_for, owner, has_effects, steps, flight)
+        asking = threading.Semaphore(self.send_at_once)
+        return _Leg(context, ledger, provider_for, owner, has_effects, steps, flight, asking)
 
     def _set_spec(self, context: Context) -> SetSpec:
         from airflow_provider_aihandoff.core.sets.set_store import SetSpec
@@ -494,8 +517,13 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             yield _Sending(self, leg, found, crew, batches)
 
     def _crew(self, leg: _Leg) -> Crew[str]:
-        """Threads that send and read; what each piece of work came to is counted."""
-        return Crew(self.send_at_once, leg.count)
+        """Threads that send and read; what each piece of work came to is counted.
+
+        There are more of them than are sent at once: most wait for others, to share a transaction with them.
+        """
+        crew = Crew(_THREADS * self.send_at_once, leg.count)
+        leg.steps.others = crew.__len__
+        return crew
 
     def _has_room(self, leg: _Leg, crew: Crew[str], found: JobSet) -> bool:
         """Whether one more may be in flight: at once, or as soon as one of those that are has ended. False where none
@@ -528,7 +556,10 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
     def _send(self, leg: _Leg, job: Job, revision: Revision, request: dict[str, Any]) -> str:
         """Send the request of one job, in a thread of the worker. What becomes of it holds up no other."""
         try:
-            revision = self._submit(leg.context, leg.ledger, leg.provider_for, job, revision, request, steps=leg.steps)
+            with leg.steps.sending(job.job_id):
+                revision = self._submit(
+                    leg.context, leg.ledger, leg.provider_for, job, revision, request, steps=leg.steps
+                )
         except NotSubmitted as error:
             self.log.warning("%s", error)
             leg.dropped.add(job.job_id)
@@ -544,6 +575,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
         if revision.completed_at is not None:
             return "taken"  # a server without background mode answers with the output
         if revision.state is RevisionState.RUNNING:
+            leg.runs(revision)
             leg.flight.sent(job.job_id, revision.number)
         return "sent"
 
@@ -695,7 +727,8 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
         :param asked: it was sent for in this leg, and it is not known whether it has ended.
         """
         try:
-            revision = leg.steps.revision(job_id, number)
+            # What has become of it since is seen by the step that stores what it has left.
+            revision = leg.steps.revision(job_id, number) if asked is None else leg.revision(job_id, number)
             if revision.state is not RevisionState.RUNNING:
                 return "gone on"
             if revision.response_status in ENDED_RESPONSE_STATUSES:
@@ -711,7 +744,8 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
         ledger, actor = leg.ledger, leg.owner.actor
         provider = leg.provider_for(revision.conn_id)
         try:
-            self._store(leg, revision, read_ended(provider, str(revision.response_id)))
+            with leg.asking:
+                response = read_ended(provider, str(revision.response_id))
         except ResponseUnreadable as error:
             self.log.warning("%s", error)
             if ledger.now() < revision.deadline:
@@ -720,6 +754,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             error_of = {"kind": "deadline"}
             ledger.outputs.fail(revision.job_id, revision.number, actor=actor, reason=reason, error=error_of)
             return "too late"
+        self._store(leg, revision, response)
         return "taken"
 
     def _take_late(self, leg: _Leg, revision: Revision) -> str:
@@ -732,13 +767,15 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
     def _take_if_ended(self, leg: _Leg, revision: Revision, asked: Due) -> str:
         """Ask about a response, and store what it has left, where it has ended."""
         try:
-            response = leg.provider_for(revision.conn_id).retrieve(str(revision.response_id))
+            with leg.asking:
+                response = leg.provider_for(revision.conn_id).retrieve(str(revision.response_id))
         except ProviderError as error:
             self.log.info("Asking about %s: %s", revision.response_id, error.what)
             response = None
         if response is not None and not response.ended:
             leg.seen[revision.job_id] = revision.number
         if response is None or not response.readable:
+            leg.runs(revision)
             leg.flight.runs(asked)
             return "runs"
         leg.flight.ended()

@@ -15,12 +15,23 @@ from airflow_provider_aihandoff.core.database.connection import LedgerConnection
 from airflow_provider_aihandoff.core.database.step_log import say_step
 from airflow_provider_aihandoff.core.digests import canonical_json
 from airflow_provider_aihandoff.core.errors import IllegalTransition, JobNotFound
-from airflow_provider_aihandoff.core.event_delivery.outbox import EVENT_OF_JOB, changed_standing
+from airflow_provider_aihandoff.core.event_delivery.outbox import EVENT_OF_EACH_JOB, EVENT_OF_JOB, changed_standing
 from airflow_provider_aihandoff.core.models import PERSON_KINDS, Actor, Event, Job, JobHead, columns
 from airflow_provider_aihandoff.core.states import WAKING_JOB_EVENTS, JobEvent, JobState, next_job_state
 from airflow_provider_aihandoff.core.text import plain_or_none
 
 GENESIS = "0" * 64
+
+_JSON_COLUMNS = frozenset({"input", "permissions", "review", "reassigned"})
+
+
+def _sql_type(name: str, kind: str) -> str:
+    """The type of a column in SQL, by that of the field."""
+    if name in _JSON_COLUMNS:
+        return "json"
+    types = {"datetime": "timestamptz", "int": "bigint", "Decimal": "numeric", "list[str]": "text[]"}
+    return types.get(kind.removesuffix(" | None"), "text")
+
 
 #: What a step of many jobs reads of none of them: it may be large.
 _LARGE = frozenset({"input", "permissions"})
@@ -34,6 +45,31 @@ _MOVE = f"""
         AND event_seq = %(seq)s - 1 RETURNING job_id){{outbox}}
     INSERT INTO aihandoff.events ({columns(Event)})
     SELECT {", ".join(f"%({each.name})s" for each in fields(Event))} FROM moved"""
+#: What stands in the line of one job alone, and how it is handed over for many: who acted is the same for all.
+_OF_EACH_LINE = {
+    "job_id": "bigint",
+    "was": "text",
+    "seq": "integer",
+    "at": "timestamptz",
+    "event": "text",
+    "from_state": "text",
+    "to_state": "text",
+    "reason": "text",
+    "detail": "json",
+    "previous_hash": "text",
+    "hash": "text",
+    "job_type": "text",
+    "revision": "integer",
+    "standing": "text",
+}
+#: :data:`_MOVE` for many jobs of which the same columns change.
+_MOVE_EACH = f"""
+    WITH line AS (SELECT * FROM unnest({{given}}) AS line ({{names}})),
+    moved AS (UPDATE aihandoff.jobs AS j SET {{changes}} FROM line WHERE j.job_id = line.job_id AND j.state = line.was
+        AND j.event_seq = line.seq - 1 RETURNING j.job_id){{outbox}}
+    INSERT INTO aihandoff.events ({columns(Event)})
+    SELECT {", ".join(f"line.{x.name}" if x.name in _OF_EACH_LINE else f"%({x.name})s" for x in fields(Event))}
+    FROM line JOIN moved USING (job_id)"""
 #: The same for the lines of many jobs that stay in their states, of which no more is read than their heads.
 _APPEND_EACH = f"""
     WITH line AS (SELECT * FROM json_populate_recordset(NULL::aihandoff.events, %s)),
@@ -45,12 +81,18 @@ _APPEND_EACH = f"""
 #: What the hashes of new lines cover, and the fields of a line that those of version 1 do not.
 _HASH_VERSION = 2
 _SINCE_VERSION_2 = frozenset({*(f"actor_{each.name}" for each in fields(Actor)), "hash_version"})
-_JSON_COLUMNS = frozenset({"input", "permissions", "review", "reassigned"})
+#: How a column of a job is handed over for many jobs.
+_COLUMN_TYPES = {each.name: _sql_type(each.name, str(each.type)) for each in fields(Job)}
 
 
 def as_json(value: Any) -> Json:
     """Wrap a value for a ``json`` column, as the bytes that digests are made from."""
     return Json(value, dumps=canonical_json)
+
+
+def json_of_text(text: str) -> Json:
+    """:func:`as_json` of the value that a canonical JSON text says."""
+    return Json(text, dumps=str)
 
 
 def execute_many(
@@ -349,33 +391,54 @@ def _store(connection: LedgerConnection, steps: Sequence[tuple[Job, Job, Event]]
     for before, after, line in steps:
         old, new = vars(before), vars(after)
         changed = {name: new[name] for name in new if new[name] != old[name]}
-        values = {
-            f"new_{name}": as_json(value) if name in _JSON_COLUMNS and value is not None else value
-            for name, value in changed.items()
-        }
-        values |= {**vars(line), "was": before.state, "detail": as_json(line.detail)}
         standing = changed_standing(line.from_state, line.to_state)
-        values |= {"standing": standing, "job_type": after.job_type, "revision": after.revision}
+        values = {f"new_{name}": value for name, value in changed.items()}
+        values |= {**vars(line), "was": before.state, "standing": standing}
+        values |= {"job_type": after.job_type, "revision": after.revision}
         alike.setdefault((standing is not None, tuple(changed)), []).append(values)
     for (is_event, names), rows in alike.items():
-        # The names are those of the record's fields.
-        changes = ", ".join(f"{name} = %(new_{name})s" for name in names)
-        statement = _MOVE.format(changes=changes, outbox=EVENT_OF_JOB if is_event else "")
-        if _write(connection, statement, rows) != len(rows):
+        if _write(connection, names, rows, is_event=is_event) != len(rows):
             raise _moved_meanwhile([before for before, _, _ in steps])
     for _, after, line in steps:
         _tell(connection, after, line)
 
 
-def _write(connection: LedgerConnection, statement: str, rows: Sequence[Mapping[str, Any]]) -> int:
-    """Execute a statement for each row, in one round trip for many, and return how many lines it wrote."""
-    if len(rows) == 1:
-        return connection.execute(statement, rows[0]).rowcount
-    with connection.cursor() as cursor:
-        cursor.executemany(statement, rows)
-        written = cursor.rowcount
-    _end_pipeline(connection)
-    return written
+def _write(
+    connection: LedgerConnection, names: Sequence[str], rows: Sequence[Mapping[str, Any]], *, is_event: bool
+) -> int:
+    """Write the lines of jobs of which the same columns change, by one actor, and return how many were written.
+
+    :param names: of these columns, which are fields of the record.
+    :param is_event: those who asked see a change.
+    """
+    if len(rows) == 1 or "tags" in names:  # an array of arrays would be one of texts
+        changes = ", ".join(f"{name} = %(new_{name})s" for name in names)
+        statement = _MOVE.format(changes=changes, outbox=EVENT_OF_JOB if is_event else "")
+        return sum(connection.execute(statement, _as_given(row)).rowcount for row in rows)
+    types = {**_OF_EACH_LINE, **{f"new_{name}": _COLUMN_TYPES[name] for name in names}}
+    statement = _MOVE_EACH.format(
+        given=", ".join(f"%({name})s::{kind}[]" for name, kind in types.items()),
+        names=", ".join(types),
+        changes=", ".join(f"{name} = line.new_{name}" for name in names),
+        outbox=EVENT_OF_EACH_JOB if is_event else "",
+    )
+    given = {name: [_element(row[name], kind) for row in rows] for name, kind in types.items()}
+    return connection.execute(statement, {**rows[0], **given}).rowcount
+
+
+def _as_given(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of one line as a statement takes them."""
+    as_texts = {f"new_{name}" for name in _JSON_COLUMNS} | {"detail"}
+    return {name: as_json(value) if name in as_texts and value is not None else value for name, value in row.items()}
+
+
+def _element(value: Any, kind: str) -> Any:
+    """A value as an array of this type takes it."""
+    if value is None:
+        return None
+    if kind == "json":
+        return canonical_json(value)
+    return str(value) if kind == "text" else value
 
 
 def event_hash(line: Event) -> str:

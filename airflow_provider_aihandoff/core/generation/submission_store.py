@@ -13,6 +13,8 @@ from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
+from psycopg.types.json import Json
+
 from airflow_provider_aihandoff.core import signals
 from airflow_provider_aihandoff.core.admission import spending_limit_store
 from airflow_provider_aihandoff.core.admission.admit import Permitted, admit_request
@@ -23,8 +25,8 @@ from airflow_provider_aihandoff.core.budgets import reservation_store
 from airflow_provider_aihandoff.core.budgets.reserve import keep_worst_case
 from airflow_provider_aihandoff.core.database import history
 from airflow_provider_aihandoff.core.database.connection import Database, Keep, LedgerConnection
-from airflow_provider_aihandoff.core.database.history import as_json
-from airflow_provider_aihandoff.core.digests import digest, input_digest
+from airflow_provider_aihandoff.core.database.history import as_json, json_of_text
+from airflow_provider_aihandoff.core.digests import canonical_json, digest, input_digest, input_digest_of_json
 from airflow_provider_aihandoff.core.effects.plan_store import anything_touched, digest_key, void_plans
 from airflow_provider_aihandoff.core.errors import (
     CannotRegenerate,
@@ -279,16 +281,28 @@ def _job_values(spec: JobSpec, key: str) -> dict[str, Any]:
 
     :param key: of the digests.
     """
+    kept, its_digest = _kept(spec.input, spec.kept_input, key)
     return {
         **vars(spec),
         **vars(spec.owner),
-        "input": as_json(spec.kept_input),
+        "input": kept,
         "permissions": as_json(spec.permissions),
         "triggered_by": plain_or_none(spec.triggered_by),
-        "input_digest": input_digest(spec.input, key),
+        "input_digest": its_digest,
         "genesis": history.GENESIS,
         "tags": list(spec.tags),
     }
+
+
+def _kept(whole: dict[str, Any], shown: dict[str, Any], key: str) -> tuple[Json, str]:
+    """A value as the ledger keeps it, and the digest of the whole of it.
+
+    :param shown: the same where secrets are masked.
+    :param key: of the digest.
+    """
+    text = canonical_json(whole)
+    kept = json_of_text(text) if shown is whole or shown == whole else as_json(shown)
+    return kept, input_digest_of_json(text, key)
 
 
 def _created_detail(spec: JobSpec, job: Job) -> dict[str, Any]:
@@ -301,12 +315,13 @@ def _revision_values(job: Job, spec: JobSpec, key: str) -> dict[str, Any]:
 
     :param key: of the digests.
     """
+    kept, its_digest = _kept(spec.request, spec.kept_request, key)
     return {
         "job_id": job.job_id,
         "number": job.revision,
         "conn_id": spec.conn_id,
-        "request": as_json(spec.kept_request),
-        "request_digest": input_digest(spec.request, key),
+        "request": kept,
+        "request_digest": its_digest,
         "until": None if isinstance(spec.deadline, timedelta) else spec.deadline,
         "lasts": spec.deadline if isinstance(spec.deadline, timedelta) else None,
         "on_lost": spec.on_lost,

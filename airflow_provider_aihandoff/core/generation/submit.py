@@ -166,7 +166,7 @@ def submit(
         with spans.span("aihandoff.submit", ledger, job.job_id, _attributes(job)) as span:
             sent = problem or _send(provider, intent.revision, body, metadata, asked)
             span.set({"aihandoff.submit.outcome": _outcome(sent)})
-        sent = _cleaned(sent, Secrets.between(body, intent.revision.request))
+        sent = _cleaned(sent, body, intent.revision.request)
         if isinstance(sent, _Runs):
             return _record_runs(ledger, provider, job, intent.token, sent, actor)
         if isinstance(sent, ModelResponse):
@@ -235,9 +235,16 @@ def _permission(intend: Callable[[], Intent], sleep: Callable[[float], None]) ->
         sleep(intent.wait)
 
 
-def _cleaned(sent: ModelResponse | SubmitFailure | _Runs, secrets: Secrets) -> ModelResponse | SubmitFailure | _Runs:
-    """What a request brought, without the secrets in it that the ledger does not keep: an answer may quote them."""
-    return sent if isinstance(sent, ModelResponse) else replace(sent, reason=cleaned(sent.reason, secrets))
+def _cleaned(
+    sent: ModelResponse | SubmitFailure | _Runs, whole: Mapping[str, Any], shown: Mapping[str, Any]
+) -> ModelResponse | SubmitFailure | _Runs:
+    """What a request brought, without the secrets in it that the ledger does not keep: an answer may quote them.
+
+    :param shown: the request as the ledger keeps it.
+    """
+    if isinstance(sent, ModelResponse):
+        return sent
+    return replace(sent, reason=cleaned(sent.reason, Secrets.between(whole, shown)))
 
 
 def _outcome(sent: ModelResponse | SubmitFailure | _Runs) -> str:

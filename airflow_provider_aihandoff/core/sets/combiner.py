@@ -13,30 +13,48 @@ R = TypeVar("R")
 
 @dataclass(eq=False)
 class _Asked(Generic[A, R]):
-    """What one thread asks, and its answer once it is there."""
+    """What one thread asks, and its answer once it is there.
+
+    :param leads: the thread is to make the next answer.
+    :param goes_on: set once it leads, or has its answer.
+    """
 
     what: A
     answers: list[R] = field(default_factory=list)
     error: BaseException | None = None
+    leads: bool = False
+    goes_on: threading.Event = field(default_factory=threading.Event)
 
-    @property
-    def is_answered(self) -> bool:
-        return bool(self.answers) or self.error is not None
+
+def _no_one() -> int:
+    return 0
 
 
 class Combiner(Generic[A, R]):
     """One answer is made at a time; those who come meanwhile wait, and are answered together in the next one.
 
-    No thread waits for company: one that comes alone is answered alone, at once.
+    A thread that comes alone waits a moment for others that may come; where none may, it is answered at once.
 
     :param answer: answers some questions together, in their order.
     :param most: how many together.
+    :param room: how many together at this moment, if fewer; at least one.
+    :param others: how many threads may ask soon, those that do by now included.
+    :param patience: seconds for which a thread waits for them.
     """
 
-    def __init__(self, answer: Callable[[Sequence[A]], Sequence[R]], most: int) -> None:
-        self._answer, self._most = answer, most
+    def __init__(
+        self,
+        answer: Callable[[Sequence[A]], Sequence[R]],
+        most: int,
+        *,
+        room: Callable[[], int] | None = None,
+        others: Callable[[], int] = _no_one,
+        patience: float = 0.0,
+    ) -> None:
+        self._answer, self._room = answer, room or (lambda: most)
+        self._others, self._patience = others, patience
         self._waiting: list[_Asked[A, R]] = []
-        self._list, self._turn = threading.Lock(), threading.Lock()
+        self._list, self._is_led = threading.Condition(), False
 
     def __call__(self, what: A) -> R:
         """Ask, and wait for the answer.
@@ -46,20 +64,38 @@ class Combiner(Generic[A, R]):
         asked = _Asked[A, R](what)
         with self._list:
             self._waiting.append(asked)
-        while not asked.is_answered:
-            with self._turn:
-                if not asked.is_answered:
-                    self._answer_next()
+            if self._is_led:
+                self._list.notify()
+            else:
+                self._is_led = asked.leads = True
+        if not asked.leads:
+            asked.goes_on.wait()
+        if asked.leads:
+            self._answer_next()
         if asked.error is not None:
             raise asked.error
         return asked.answers[0]
 
     def _answer_next(self) -> None:
+        """Answer the first of those who wait, who leads, and some others. Those who are answered go on at once, also
+        while the next one who leads is kept from it."""
         with self._list:
-            some, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
+            self._list.wait_for(self._are_enough, self._patience)
+            some = self._waiting[: self._room()]
+            del self._waiting[: len(some)]
         try:
             for asked, answer in zip(some, self._answer([asked.what for asked in some]), strict=True):
                 asked.answers.append(answer)
         except BaseException as error:  # noqa: BLE001 - raised in each thread that waits for it
             for asked in some:
                 asked.answers, asked.error = [], error
+        for asked in some:
+            asked.goes_on.set()
+        with self._list:
+            self._is_led = bool(self._waiting)
+            if self._is_led:
+                self._waiting[0].leads = True
+                self._waiting[0].goes_on.set()
+
+    def _are_enough(self) -> bool:
+        return len(self._waiting) >= min(self._room(), self._others())

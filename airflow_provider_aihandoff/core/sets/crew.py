@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
@@ -28,7 +29,8 @@ class Crew(Generic[T]):
     def __init__(self, number: int, done: Callable[[T], None]) -> None:
         self._number, self._done = number, done
         self._pool = ThreadPoolExecutor(max_workers=number, thread_name_prefix="aihandoff-set")
-        self._pending: set[Future[T]] = set()
+        self._pending = 0
+        self._ended: SimpleQueue[Future[T]] = SimpleQueue()
 
     def __enter__(self) -> Self:
         return self
@@ -47,9 +49,10 @@ class Crew(Generic[T]):
 
         :raises Exception: a piece of work that was given before has raised it.
         """
-        while len(self._pending) >= self._number * _HANDED_OVER:
+        while self._pending >= self._number * _HANDED_OVER:
             self._collect()
-        self._pending.add(self._pool.submit(work, *arguments))
+        self._pending += 1
+        self._pool.submit(work, *arguments).add_done_callback(self._ended.put)
 
     def finish(self) -> None:
         """Wait for everything that was given.
@@ -61,7 +64,7 @@ class Crew(Generic[T]):
 
     def __len__(self) -> int:
         """How many pieces of work have not ended, as far as was taken in."""
-        return len(self._pending)
+        return self._pending
 
     def collect(self, seconds: float) -> None:
         """Take in what has ended, or ends within so many seconds.
@@ -74,6 +77,12 @@ class Crew(Generic[T]):
             time.sleep(seconds)
 
     def _collect(self, seconds: float | None = None) -> None:
-        ended, self._pending = wait(self._pending, timeout=seconds, return_when=FIRST_COMPLETED)
-        for future in ended:
-            self._done(future.result())
+        """Take in what has ended by now; where nothing has, wait for the next one."""
+        try:
+            future = self._ended.get(timeout=seconds)
+            while True:
+                self._pending -= 1
+                self._done(future.result())
+                future = self._ended.get_nowait()
+        except Empty:
+            return

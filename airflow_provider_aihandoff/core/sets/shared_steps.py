@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID, uuid4
@@ -32,30 +34,75 @@ R = TypeVar("R")
 _NOT_KNOWN = WorstCase()
 
 
+#: Seconds for which a thread waits for others that take the same step: before a permission and an output, and before
+#: the id of a response: a process that dies meanwhile leaves an unknown submission.
+_PATIENCE, _PATIENCE_FOR_IDS = 0.1, 0.05
+
+
+def _no_one() -> int:
+    return 0
+
+
 class SharedSteps:
     """What permits and records the requests of one attempt of a set's task, as :class:`.SubmitSteps`.
 
     Threads that ask at the same time share a transaction; what is not plain has one of its own, as the request of a
-    single job has.
+    single job has. No more have a permission at the same time than are sent at once, however many threads there are.
 
     :param actor: the attempt.
     :param lease: how long a permission is valid.
-    :param most: how many share a transaction at most: as many as are sent at the same time.
+    :param most: how many are sent at the same time.
     :param complete: as of :meth:`.Together.store`.
     """
 
     def __init__(self, ledger: Ledger, *, actor: Actor, lease: timedelta, most: int, complete: bool) -> None:
-        self._ledger, together = ledger, ledger.together
+        self._ledger, self._most, together = ledger, most, ledger.together
+        self.others: Callable[[], int] = _no_one
+        """How many pieces of work on jobs of the set are under way, or about to be."""
+        self._sending: set[int] = set()
+        self._ended = threading.Condition()
         self._read: Combiner[tuple[int, int], Revision] = Combiner(together.read, most)
+
+        def intend(wishes: Sequence[Wish]) -> list[Intent | None]:
+            self._begin(wish.job_id for wish in wishes)
+            return together.intend(wishes, actor=actor, lease=lease)
+
         self._intend: Combiner[Wish, Intent | None] = Combiner(
-            lambda wishes: together.intend(wishes, actor=actor, lease=lease), most
+            intend, most, room=self._room, others=lambda: self.others(), patience=_PATIENCE
         )
         self._submitted: Combiner[Answer, Revision | None] = Combiner(
-            lambda answers: together.submitted(answers, actor=actor), most
+            lambda answers: together.submitted(answers, actor=actor),
+            most,
+            others=lambda: min(self.others(), len(self._sending)),
+            patience=_PATIENCE_FOR_IDS,
         )
         self._store: Combiner[Left, Job | None] = Combiner(
-            lambda left: together.store(left, actor=actor, complete=complete), most
+            lambda left: together.store(left, actor=actor, complete=complete),
+            most,
+            others=lambda: self.others(),
+            patience=_PATIENCE,
         )
+
+    def _room(self) -> int:
+        """How many permissions may be given now; if none, one, which waits for another to end."""
+        return max(1, self._most - len(self._sending))
+
+    def _begin(self, job_ids: Iterable[int]) -> None:
+        """Count requests as being sent, as soon as there is room for them."""
+        with self._ended:
+            new = set(job_ids) - self._sending
+            self._ended.wait_for(lambda: len(self._sending) + len(new) <= max(self._most, len(new)))
+            self._sending |= new
+
+    @contextmanager
+    def sending(self, job_id: int) -> Iterator[None]:
+        """While the request of a job is sent, from its permission until what has become of it is recorded."""
+        try:
+            yield
+        finally:
+            with self._ended:
+                self._sending.discard(job_id)
+                self._ended.notify_all()
 
     def revision(self, job_id: int, number: int) -> Revision:
         """One revision, as the ledger has it now."""
@@ -66,8 +113,10 @@ class SharedSteps:
     ) -> Intent:
         """As :meth:`.Submission.intend`."""
         found = None
-        if handle is None:
+        if handle is None and job_id not in self._sending:
             found = _shared(self._intend, Wish(job_id, number, uuid4(), worst.cost_usd))
+        else:
+            self._begin([job_id])
         return found or self._ledger.submission.intend(job_id, number, handle=handle, worst=worst, **more)
 
     def submitted(

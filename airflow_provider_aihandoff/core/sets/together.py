@@ -23,8 +23,8 @@ from uuid import UUID
 from airflow_provider_aihandoff.core import signals
 from airflow_provider_aihandoff.core.database import history
 from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
-from airflow_provider_aihandoff.core.database.history import Move, as_json
-from airflow_provider_aihandoff.core.digests import digest
+from airflow_provider_aihandoff.core.database.history import Move
+from airflow_provider_aihandoff.core.digests import canonical_json, digest_of_json
 from airflow_provider_aihandoff.core.generation.outcome import Output
 from airflow_provider_aihandoff.core.generation.response_counts import count_response
 from airflow_provider_aihandoff.core.generation.submission_store import MAX_REFUSALS, Intent
@@ -97,18 +97,21 @@ _RUNNING = f"""
         SELECT FROM aihandoff.budget_reservations AS b WHERE b.job_id = r.job_id) AND NOT EXISTS (
         SELECT FROM aihandoff.rate_limits AS l WHERE l.measure = 'in flight'
             AND (l.kind = 'openai' AND l.name = r.conn_id OR l.kind = 'key' AND l.name = r.rate_key))"""
-_STORE_OUTPUT = f"""
-    UPDATE aihandoff.revisions SET state = 'completed', response_status = %(status)s, output = %(output)s,
-        output_digest = %(output_digest)s, error = NULL, usage = %(usage)s, cost_usd = %(cost_usd)s,
+_STORE_OUTPUTS = f"""
+    UPDATE aihandoff.revisions AS r SET state = 'completed', response_status = given.status, output = given.output,
+        output_digest = given.output_digest, error = NULL, usage = given.usage, cost_usd = given.cost_usd,
         submit_token = NULL, submit_lease_until = NULL, completed_at = clock_timestamp()
-    WHERE revision_id = %(revision_id)s
-    RETURNING {columns(Revision)}"""
+    FROM unnest(%(ids)s::bigint[], %(statuses)s::text[], %(outputs)s::json[], %(digests)s::text[], %(usages)s::json[],
+        %(costs)s::numeric[]) AS given (revision_id, status, output, output_digest, usage, cost_usd)
+    WHERE r.revision_id = given.revision_id
+    RETURNING {columns(Revision, "r")}"""
 _ACCEPT = """
     INSERT INTO aihandoff.decisions
         (job_id, revision, verdict, digest, decided_by, decided_by_kind, comment, created_at)
-    VALUES (%(job_id)s, %(revision)s, 'approve', %(digest)s, 'approval not required', 'policy', %(comment)s,
-        clock_timestamp())
-    RETURNING decision_id"""
+    SELECT job_id, revision, 'approve', digest, 'approval not required', 'policy', comment, clock_timestamp()
+    FROM unnest(%(job_ids)s::bigint[], %(revisions)s::integer[], %(digests)s::text[], %(comments)s::text[])
+        AS given (job_id, revision, digest, comment)
+    RETURNING job_id, decision_id"""
 
 
 @dataclass(frozen=True)
@@ -328,8 +331,8 @@ def _store(connection: LedgerConnection, left: Sequence[Left], actor: Actor, com
     running = [Revision(**row) for row in connection.execute(_RUNNING, values).fetchall()]
     if not running:
         return {}
-    rows = [_output_values(revision, wanted[revision.job_id].output) for revision in running]
-    stored = [Revision(**row) for row in history.execute_many(connection, _STORE_OUTPUT, rows) if row is not None]
+    outputs = _output_values(running, [wanted[revision.job_id].output for revision in running])
+    stored = [Revision(**row) for row in connection.execute(_STORE_OUTPUTS, outputs).fetchall()]
     for revision in stored:
         count_response(connection, jobs[revision.job_id], revision, wanted[revision.job_id].output)
     moved = history.move_many(connection, _steps(connection, jobs, stored), actor=actor)
@@ -340,33 +343,30 @@ def _store(connection: LedgerConnection, left: Sequence[Left], actor: Actor, com
     return {job.job_id: job for job in moved}
 
 
-def _output_values(revision: Revision, output: Output) -> dict[str, Any]:
+def _output_values(running: Sequence[Revision], outputs: Sequence[Output]) -> dict[str, Any]:
+    """The columns of revisions whose outputs are stored, one array each."""
+    texts = [canonical_json(output.output) for output in outputs]
     return {
-        "status": output.status,
-        "output": as_json(output.output),
-        "output_digest": digest(output.output),
-        "usage": None if output.usage is None else as_json(output.usage),
-        "cost_usd": output.cost_usd,
-        "revision_id": revision.revision_id,
+        "ids": [revision.revision_id for revision in running],
+        "statuses": [None if output.status is None else output.status.value for output in outputs],
+        "outputs": texts,
+        "digests": [digest_of_json(text) for text in texts],
+        "usages": [None if output.usage is None else canonical_json(output.usage) for output in outputs],
+        "costs": [output.cost_usd for output in outputs],
     }
 
 
 def _steps(connection: LedgerConnection, jobs: Mapping[int, Job], stored: Sequence[Revision]) -> list[Move]:
     """What becomes of jobs whose output was stored: a review; or the approval that their author wrote down."""
     accepted = [revision for revision in stored if jobs[revision.job_id].approval != "required"]
-    decisions = [
-        {
-            "job_id": revision.job_id,
-            "revision": revision.number,
-            "digest": revision.output_digest,
-            "comment": jobs[revision.job_id].approval_reason,
-        }
-        for revision in accepted
-    ]
-    made = history.execute_many(connection, _ACCEPT, decisions) if decisions else []
-    decided = {
-        revision.job_id: row["decision_id"] for revision, row in zip(accepted, made, strict=True) if row is not None
+    values = {
+        "job_ids": [revision.job_id for revision in accepted],
+        "revisions": [revision.number for revision in accepted],
+        "digests": [revision.output_digest for revision in accepted],
+        "comments": [jobs[revision.job_id].approval_reason for revision in accepted],
     }
+    made = connection.execute(_ACCEPT, values).fetchall() if accepted else []
+    decided = {row["job_id"]: row["decision_id"] for row in made}
     steps = []
     for revision in stored:
         job = jobs[revision.job_id]

@@ -1,4 +1,4 @@
-"""Reads what the SDK returns into values of ours. Pure.
+"""Reads what OpenAI answers into values of ours. Pure.
 
 An answer is read defensively: servers answer with HTML pages, null outputs, other ids and states that do not exist yet.
 """
@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from airflow_provider_aihandoff.core.generation.openai.error_codes import names_money
+from airflow_provider_aihandoff.core.generation.openai.json_answer import field_of
 from airflow_provider_aihandoff.core.generation.openai.tools import ToolPrices, with_tool_calls
 from airflow_provider_aihandoff.core.generation.provider import ModelResponse, ProviderError
 from airflow_provider_aihandoff.core.states import ResponseStatus
@@ -55,7 +56,7 @@ _MAX_ID = 256
 
 def response_id_of(answer: Any) -> str | None:
     """The id of a response; None where the answer is no response."""
-    response_id = getattr(answer, "id", None)
+    response_id = field_of(answer, "id")
     if not isinstance(response_id, str) or not 0 < len(response_id) <= _MAX_ID:
         return None
     return response_id if response_id.isascii() and response_id.isprintable() else None
@@ -71,7 +72,7 @@ def read_response(answer: Any, response_id: str, tool_prices: ToolPrices | None 
     if response_id_of(answer) != response_id:
         raise ProviderError(f"asked OpenAI for {response_id}, got something else.", remedy="Asking again is safe.")
     status = _status(answer, response_id)
-    said = _said(getattr(answer, "output", None))
+    said = _said(field_of(answer, "output"))
     error_code = _text_at(answer, "error", "code")
     reason = _text_at(answer, "incomplete_details", "reason")
     return ModelResponse(
@@ -83,7 +84,7 @@ def read_response(answer: Any, response_id: str, tool_prices: ToolPrices | None 
         incomplete_reason=reason,
         is_final=_is_final(status, said, error_code, reason),
         is_spent=error_code is not None and names_money(error_code),
-        usage=with_tool_calls(_usage(answer), getattr(answer, "output", None), tool_prices),
+        usage=with_tool_calls(_usage(answer), field_of(answer, "output"), tool_prices),
         model=_text_at(answer, "model"),
         service_tier=_text_at(answer, "service_tier"),
         metadata=_metadata(answer),
@@ -99,7 +100,7 @@ def read_items(page: Any, conversation_id: str) -> ModelResponse | None:
     :return: with the id of the conversation; None where there is nothing that the model wrote.
     :raises ProviderError: the answer is no list of items.
     """
-    items = getattr(page, "data", None)
+    items = field_of(page, "data")
     if not isinstance(items, list):
         raise ProviderError(
             f"asked OpenAI for the items of {conversation_id}, got something else.", remedy="Asking again is safe."
@@ -108,20 +109,20 @@ def read_items(page: Any, conversation_id: str) -> ModelResponse | None:
     if not written:
         return None
     said = _said(written)
-    stopped = any(getattr(item, "status", None) == "incomplete" for item in written)
+    stopped = any(field_of(item, "status") == "incomplete" for item in written)
     status = ResponseStatus.INCOMPLETE if stopped else ResponseStatus.COMPLETED
     return ModelResponse(conversation_id, status, **said, is_final=_is_final(status, said, None, None))
 
 
 def _is_written_by_model(item: Any) -> bool:
-    kind = getattr(item, "type", None)
+    kind = field_of(item, "type")
     if kind == "message":
-        return getattr(item, "role", None) == "assistant"
+        return field_of(item, "role") == "assistant"
     return isinstance(kind, str) and kind.endswith(("_call", "_approval_request"))
 
 
 def _status(answer: Any, response_id: str) -> ResponseStatus:
-    named = getattr(answer, "status", None)
+    named = field_of(answer, "status")
     status = _STATUSES.get(named) if isinstance(named, str) else None
     if status is None:
         log.warning("The response %s has a status that is not known here: %r; waiting on.", response_id, named)
@@ -144,13 +145,13 @@ def _said(output: Any) -> dict[str, Any]:
     texts: list[str] = []
     refusal: str | None = None
     for item in _items(output):
-        if not _is(item, "message") or getattr(item, "phase", None) not in (None, "final_answer"):
+        if not _is(item, "message") or field_of(item, "phase") not in (None, "final_answer"):
             continue
-        parts = _items(getattr(item, "content", None))
-        texts.append("".join(str(getattr(part, "text", None) or "") for part in parts if _is(part, "output_text")))
+        parts = _items(field_of(item, "content"))
+        texts.append("".join(str(field_of(part, "text") or "") for part in parts if _is(part, "output_text")))
         for part in parts:
             if _is(part, "refusal"):
-                refusal = str(getattr(part, "refusal", None) or "")
+                refusal = str(field_of(part, "refusal") or "")
     text = None if output is None else "".join(texts)
     last_message = texts[-1] if len(texts) > 1 else None
     return {"text": text, "last_message": last_message, "refusal": refusal, "calls": () if text else _calls(output)}
@@ -160,7 +161,7 @@ def _calls(output: Any) -> tuple[str, ...]:
     """The tools that an output asks the caller for, by name, each once."""
     names: dict[str, None] = {}
     for item in _items(output):
-        kind = getattr(item, "type", None)
+        kind = field_of(item, "type")
         if isinstance(kind, str) and kind in _CALLS:
             known = (_text_at(item, "server_label"), _text_at(item, "name"))
             names[plain(".".join(name for name in known if name) or kind)[:_MAX_NAME]] = None
@@ -168,7 +169,7 @@ def _calls(output: Any) -> tuple[str, ...]:
 
 
 def _is(part: Any, kind: str) -> bool:
-    return getattr(part, "type", None) == kind
+    return field_of(part, "type") == kind
 
 
 def _items(value: Any) -> Sequence[Any]:
@@ -178,13 +179,13 @@ def _items(value: Any) -> Sequence[Any]:
 def _text_at(answer: Any, *names: str) -> str | None:
     """A text of the answer; None where there is none, or something else in its place."""
     for name in names:
-        answer = getattr(answer, name, None)
+        answer = field_of(answer, name)
     return answer if isinstance(answer, str) and answer else None
 
 
 def _usage(answer: Any) -> dict[str, Any] | None:
     """The usage that a response names, as JSON; None where it names none, or something else in its place."""
-    usage: Any = getattr(answer, "usage", None)
+    usage: Any = field_of(answer, "usage")
     try:
         dumped: Any = usage.model_dump(mode="json") if hasattr(usage, "model_dump") else usage
     except ValueError:  # it is nested too deeply, or is not valid JSON
@@ -193,12 +194,12 @@ def _usage(answer: Any) -> dict[str, Any] | None:
 
 
 def _metadata(answer: Any) -> dict[str, str]:
-    metadata = getattr(answer, "metadata", None)
+    metadata = field_of(answer, "metadata")
     return {str(name): str(value) for name, value in metadata.items()} if isinstance(metadata, Mapping) else {}
 
 
 def _created_at(answer: Any) -> datetime | None:
     try:
-        return datetime.fromtimestamp(answer.created_at, UTC)
-    except (AttributeError, TypeError, ValueError, OverflowError, OSError):
+        return datetime.fromtimestamp(field_of(answer, "created_at"), UTC)
+    except (TypeError, ValueError, OverflowError, OSError):
         return None

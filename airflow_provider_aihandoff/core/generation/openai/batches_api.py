@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 from typing import IO, Any, Final
 
 from openai import OpenAI
-from openai.types.responses import Response
 
 from airflow_provider_aihandoff.core import strict_json
 from airflow_provider_aihandoff.core.errors import RequestError
@@ -250,10 +249,9 @@ def _result(line: bytes, tool_prices: ToolPrices) -> LineResult:
         return LineResult(custom_id, was_run=code not in _NOT_RUN, reason=message, code=code)
     status, body = answer.get("status_code"), answer.get("body")
     if status == 200 and isinstance(body, dict):
-        read = Response.construct(**body)
-        response_id = response_id_of(read)
+        response_id = response_id_of(body)
         if response_id is not None:
-            return LineResult(custom_id, read_response(read, response_id, tool_prices))
+            return LineResult(custom_id, read_response(body, response_id, tool_prices))
     code, message = _error(body.get("error") if isinstance(body, dict) else None)
     is_final = isinstance(status, int) and 400 <= status < 500 and status not in _PASSING
     return LineResult(custom_id, is_final=is_final, reason=f"OpenAI answered {status}: {message}", code=code)

@@ -22,6 +22,7 @@ from airflow_provider_aihandoff.core.generation.openai.failures import (
     classify,
     has_no_such_api,
 )
+from airflow_provider_aihandoff.core.generation.openai.json_answer import json_of
 from airflow_provider_aihandoff.core.generation.openai.rate_headers import heard
 from airflow_provider_aihandoff.core.generation.openai.request import may_have_conversation, submission
 from airflow_provider_aihandoff.core.generation.openai.stream_api import OpenAIResponseStream, read_created
@@ -76,7 +77,7 @@ class OpenAIProvider(OpenAIFacts, ModelProvider, HasBatches):
         try:
             _check_arguments(self._responses.create, body)
             raw = self._responses.with_raw_response.create(**body, timeout=timeout)
-            answer = read_created(raw) if is_streamed(body) else raw.parse()
+            answer = read_created(raw) if is_streamed(body) else json_of(raw.http_response.content)
         except Exception as error:  # noqa: BLE001 - every error must be classified and recorded
             return classify(error)
         response_id = response_id_of(answer)
@@ -128,14 +129,16 @@ class OpenAIProvider(OpenAIFacts, ModelProvider, HasBatches):
     def retrieve(self, response_id: str) -> ModelResponse:
         """As :meth:`ModelProvider.retrieve`."""
         try:
-            return read_response(self._responses.retrieve(response_id), response_id, self.tool_prices)
+            raw = self._responses.with_raw_response.retrieve(response_id)
+            return read_response(json_of(raw.http_response.content), response_id, self.tool_prices)
         except Exception as error:  # noqa: BLE001 - not chained: its text quotes headers
             raise asking_failed(error, response_id) from None
 
     def cancel(self, response_id: str) -> ModelResponse | None:
         """As :meth:`ModelProvider.cancel`. One that has ended may answer 200, 400 or 409: what it is then counts."""
         try:
-            return read_response(self._responses.cancel(response_id), response_id, self.tool_prices)
+            raw = self._responses.with_raw_response.cancel(response_id)
+            return read_response(json_of(raw.http_response.content), response_id, self.tool_prices)
         except Exception as error:  # noqa: BLE001 - it is asked about instead
             log.info("Cancelling response %s: %s; asking about it.", response_id, type(error).__name__)
         try:
@@ -190,14 +193,16 @@ class AsyncOpenAIProvider(OpenAIFacts, AsyncModelProvider, HasBatchesAsync, HasS
     async def retrieve(self, response_id: str) -> ModelResponse:
         """As :meth:`ModelProvider.retrieve`."""
         try:
-            return read_response(await self._responses.retrieve(response_id), response_id, self.tool_prices)
+            raw = await self._responses.with_raw_response.retrieve(response_id)
+            return read_response(json_of(raw.http_response.content), response_id, self.tool_prices)
         except Exception as error:  # noqa: BLE001 - not chained: its text quotes headers
             raise asking_failed(error, response_id) from None
 
     async def cancel(self, response_id: str) -> ModelResponse | None:
         """As :meth:`OpenAIProvider.cancel`."""
         try:
-            return read_response(await self._responses.cancel(response_id), response_id, self.tool_prices)
+            raw = await self._responses.with_raw_response.cancel(response_id)
+            return read_response(json_of(raw.http_response.content), response_id, self.tool_prices)
         except Exception as error:  # noqa: BLE001 - it is asked about instead
             log.info("Cancelling response %s: %s; asking about it.", response_id, type(error).__name__)
         try:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncGenerator
 from contextlib import closing
 from typing import Any
 
 import openai
 from openai.resources.responses import AsyncResponses
-from openai.types.responses import Response
 
 from airflow_provider_aihandoff.core.generation.openai.failures import asking_failed
+from airflow_provider_aihandoff.core.generation.openai.json_answer import json_of
 from airflow_provider_aihandoff.core.generation.provider import ProviderError, Tokens
 from airflow_provider_aihandoff.core.generation.response_stream import (
     NotStreamed,
@@ -34,12 +33,11 @@ def read_created(raw: Any) -> Any:
     response goes on. A server that does not stream answers with the response itself.
 
     :param raw: as ``with_raw_response`` has it.
-    :return: what the SDK makes of the response; None where there is none.
+    :return: the response, as JSON or as the SDK makes it of an event; None where there is none.
     """
     with closing(raw.http_response) as answer:
         if not answer.headers.get("content-type", "").startswith("text/event-stream"):
-            content = json.loads(answer.read())
-            return Response.construct(**content) if isinstance(content, dict) else None
+            return json_of(answer.read())
         for event in raw.parse():
             return getattr(event, "response", None)
     return None

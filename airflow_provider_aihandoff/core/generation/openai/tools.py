@@ -15,6 +15,7 @@ from typing import Any
 
 from airflow_provider_aihandoff.core.budgets.budget_spec import checked_amount
 from airflow_provider_aihandoff.core.errors import BudgetRefused
+from airflow_provider_aihandoff.core.generation.openai.json_answer import field_of
 
 #: Where the calls stand in the usage that is kept, by the type of their items: those without a price, and the others.
 TOOL_CALLS = "tool_calls"
@@ -105,7 +106,7 @@ def with_tool_calls(
     if usage is None:
         return None
     items = output if isinstance(output, (list, tuple)) else ()
-    kinds = [str(getattr(item, "type", None)) for item in items]
+    kinds = [str(field_of(item, "type")) for item in items]
     calls = Counter(kind for kind in kinds if kind.endswith(_CALL) and kind not in _NOT_BILLED)
     priced = {kind for kind in calls if prices is not None and prices.of(kind) is not None}
     found = {
