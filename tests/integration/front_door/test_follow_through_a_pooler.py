@@ -64,7 +64,7 @@ async def test_in_transaction_mode_one_connection_is_enough_for_all_checks(
     monkeypatch.setattr(Doorkeeper, "_read", staticmethod(counted))
     with pgbouncer(conninfo, tmp_path) as through, others(through):
         monkeypatch.setenv("AIRFLOW_CONN_AIHANDOFF_LEDGER", postgres_connection(through))
-        doorkeeper = Doorkeeper(lambda: 0, lambda: None)
+        doorkeeper = Doorkeeper(lambda: 0, lambda: None, lambda _: 0, lambda _: None)
         async with doorkeeper.watching(job.job_id, str(job.event_seq)) as watch:
             async with asyncio.timeout(60):
                 for _ in range(CHECKS):
