@@ -117,6 +117,15 @@ def await_input(
     raise import_module("airflow.sdk.exceptions").TaskAwaitingInput(method_name=method_name, timeout=timeout)
 
 
+def answers_name_logins() -> bool:
+    """Whether Airflow names who has answered in *Required Actions* by their login.
+
+    As of 3.4 it gives the name that it shows for them: with the FAB auth manager their first and last name, which each
+    user can change.
+    """
+    return RELEASE < (3, 4)
+
+
 def map_index_column() -> Any:
     """The map index of a task instance as a column: -1 of each iteration of an unmapped task in a loop."""
     from airflow.models.taskinstance import TaskInstance

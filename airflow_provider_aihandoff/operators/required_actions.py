@@ -14,7 +14,7 @@ from airflow_provider_aihandoff import airflow_compat, settings
 from airflow_provider_aihandoff.core.errors import JobNotApproved, MayNotDecide, StaleDecision
 from airflow_provider_aihandoff.core.invisible import escape
 from airflow_provider_aihandoff.core.review.required_action import PARAMS, Answer, answer_in, required_action
-from airflow_provider_aihandoff.core.review.rules import Person
+from airflow_provider_aihandoff.core.review.rules import Person, Reassignment, has_voted, rules_of
 from airflow_provider_aihandoff.operators.notices import handoff
 from airflow_provider_aihandoff.task_states import owner_of
 
@@ -56,6 +56,15 @@ def is_parked_by_airflow(wait_in: ApprovalWait | None, ledger_conn_id: str) -> b
     )
 
 
+def may_be_answered_there(context: Context, job: Job) -> bool:
+    """Whether Airflow's list may ask about a job.
+
+    It shows to all who read it, and its audit log keeps, who has answered what: not where readers are blind. And an
+    answer needs the permission on the Dag of the task alone: not where the job belongs to another one.
+    """
+    return job.dag_id == owner_of(context).dag_id and not rules_of(job).is_blind
+
+
 def park(
     context: Context,
     ledger: Ledger,
@@ -95,13 +104,16 @@ def take_answer(context: Context, ledger: Ledger, job_id: int, event: Mapping[st
     :param event: as Airflow hands it over.
     :return: why the answer was not recorded; None where it was, or there is none.
     """
-    parked = ledger.parked_tasks.take(owner_of(context).ti_id)
-    answer = answer_in(event, "" if parked is None else parked.digest)
-    if answer is None:
-        return None
-    if parked is None or parked.job_id != job_id:
-        return _refused(answer, "it was about an older version of the job.")
-    return record_answer(ledger, parked, answer)
+    parked = ledger.parked_tasks.read(owner_of(context).ti_id)
+    answer, refusal = answer_in(event, "" if parked is None else parked.digest), None
+    if answer is not None:
+        if parked is None or parked.job_id != job_id:
+            refusal = _refused(answer, "it was about an older version of the job.")
+        else:
+            refusal = record_answer(ledger, parked, answer)
+    if parked is not None:  # only now: where this attempt ends before, an API server records the answer
+        ledger.parked_tasks.remove([parked])
+    return refusal
 
 
 def record_answer(ledger: Ledger, parked: ParkedTask, answer: Answer) -> str | None:
@@ -113,11 +125,18 @@ def record_answer(ledger: Ledger, parked: ParkedTask, answer: Answer) -> str | N
         return _refused(answer, "it was about an older version of the job.")
     if answer.login is None:
         return _refused(answer, "Airflow does not say who has answered.")
+    if not _names_the_login(answer):
+        why = "Airflow names who has answered by a name that users can change. Decide on the job's page."
+        return _refused(answer, why)
     job = ledger.job(parked.job_id)
     if job.dag_id != parked.dag_id:  # Airflow has asked for the permission on that Dag alone
         return _refused(answer, f"the job belongs to the Dag {job.dag_id} by now, and this is {parked.dag_id}.")
     # Airflow says neither their roles nor their groups.
     person = Person(answer.login, user_id=answer.user_id)
+    reassigned = Reassignment.from_json(job.reassigned).number != parked.reassigned
+    if reassigned and not has_voted(person.actor, (vote.decider for vote in ledger.reviews.votes(job))):
+        # It may have been recorded, and voided since. An answer counts once.
+        return _refused(answer, "the review was reassigned since.")
     try:
         ledger.reviews.decide(
             job.job_id, answer.verdict, digest=parked.digest, person=person, comment=answer.comment or None
@@ -125,6 +144,16 @@ def record_answer(ledger: Ledger, parked: ParkedTask, answer: Answer) -> str | N
     except (StaleDecision, JobNotApproved, MayNotDecide) as refused:
         return _refused(answer, refused.what)
     return None
+
+
+def _names_the_login(answer: Answer) -> bool:
+    """Whether what Airflow calls the user who has answered is their login, and nothing that they choose.
+
+    Where names are those that are shown, that is known where the auth manager's id is the login. The ids of the FAB
+    auth manager are numbers, and a user can call themselves like one.
+    """
+    is_id = answer.login == answer.user_id and not str(answer.user_id).isdecimal()
+    return airflow_compat.answers_name_logins() or is_id
 
 
 def _refused(answer: Answer, why: str) -> str:

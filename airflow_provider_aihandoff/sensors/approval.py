@@ -331,7 +331,8 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
         now, ledger_conn_id = ledger.now(), LedgerHook(self.ledger_conn_id).ledger_conn_id
         times = [job.review_deadline, *due_times(job).values()]
         until = min(times if all_sent else [*times, now + timedelta(seconds=notices.NOTICE_RETRY)])
-        if required_actions.is_parked_by_airflow(self.wait_in, ledger_conn_id):
+        parked = required_actions.is_parked_by_airflow(self.wait_in, ledger_conn_id)
+        if parked and required_actions.may_be_answered_there(context, job):
             required_actions.park(context, ledger, job, now=now, until=until, refusal=refusal)
         ledger.close()
         self.defer(

@@ -120,12 +120,15 @@ class Viewer:
                 *(getattr(user, "teams", None) or ()),
                 *((user.get_groups() or ()) if hasattr(user, "get_groups") else ()),
             ]
+            # Airflow 3.4 and newer, of auth managers that tell it from the login.
+            shown_as = self.user.get_display_name() if hasattr(self.user, "get_display_name") else None
             of_groups = [getattr(group, "roles", None) for group in groups]  # the FAB auth manager's groups have some
             return Person(
                 str(self.user.get_name()),
                 user_id=str(self.user.get_id()),
                 roles=_names(getattr(user, "role", None), getattr(user, "roles", None), *of_groups),
                 groups=_names(groups),
+                shown_as=None if shown_as is None else str(shown_as),
             )
 
     def may_see(self, job: Job) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from typing import LiteralString
 from uuid import UUID
 
 from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
@@ -65,13 +66,22 @@ _PARK = f"""
         reassigned = excluded.reassigned, try_number = excluded.try_number, subject = excluded.subject,
         body = excluded.body, not_before = excluded.not_before, until = excluded.until,
         parked_at = excluded.parked_at"""
-_TAKE = f"DELETE FROM aihandoff.parked_tasks WHERE ti_id = %s RETURNING {_COLUMNS}"
+_READ = f"SELECT {_COLUMNS} FROM aihandoff.parked_tasks WHERE ti_id = %s"
 
 #: Where a task has been parked again meanwhile, that stays.
 _REMOVE = """
     DELETE FROM aihandoff.parked_tasks AS p
     USING unnest(%(ti_ids)s::uuid[], %(parked_at)s::timestamptz[]) AS gone (ti_id, parked_at)
     WHERE p.ti_id = gone.ti_id AND p.parked_at = gone.parked_at"""
+
+#: Where an Airflow does not know a task, it may be another one's: that has had ten minutes to wake it.
+_REMOVE_UNKNOWN = """
+    DELETE FROM aihandoff.parked_tasks AS p
+    USING unnest(%(ti_ids)s::uuid[], %(parked_at)s::timestamptz[]) AS gone (ti_id, parked_at), aihandoff.jobs AS j
+    WHERE p.ti_id = gone.ti_id AND p.parked_at = gone.parked_at AND j.job_id = p.job_id
+        AND (p.until < clock_timestamp() - interval '10 minutes'
+            OR (j.state <> 'review' OR j.review_digest IS DISTINCT FROM p.digest)
+                AND j.updated_at < clock_timestamp() - interval '10 minutes')"""
 
 #: Those whose question is no longer asked like this, or whose time has come: as the hub of a triggerer finds waits.
 _DUE = f"""
@@ -117,21 +127,28 @@ class ParkedTasks:
         }
         self._database.transact(lambda connection: connection.execute(_PARK, values), repeatable=True)
 
-    def take(self, ti_id: str) -> ParkedTask | None:
-        """Return what a task had asked when it was parked, and forget it: the task goes on. None where it was not."""
+    def read(self, ti_id: str) -> ParkedTask | None:
+        """Return what a task had asked when it was parked; None where it was not."""
 
         def work(connection: LedgerConnection) -> ParkedTask | None:
-            row = connection.execute(_TAKE, [UUID(ti_id)]).fetchone()
+            row = connection.execute(_READ, [UUID(ti_id)]).fetchone()
             return None if row is None else ParkedTask(**row)
 
-        return self._database.transact(work)
+        return self._database.transact(work, repeatable=True)
 
     def remove(self, parked: Collection[ParkedTask]) -> None:
         """Forget tasks that are no longer parked."""
+        self._remove(_REMOVE, parked)
+
+    def remove_unknown(self, parked: Collection[ParkedTask]) -> None:
+        """Forget tasks that Airflow does not know, once they have had something to do for ten minutes."""
+        self._remove(_REMOVE_UNKNOWN, parked)
+
+    def _remove(self, statement: LiteralString, parked: Collection[ParkedTask]) -> None:
         if not parked:
             return
         values = {"ti_ids": [each.ti_id for each in parked], "parked_at": [each.parked_at for each in parked]}
-        self._database.transact(lambda connection: connection.execute(_REMOVE, values), repeatable=True)
+        self._database.transact(lambda connection: connection.execute(statement, values), repeatable=True)
 
     def due(self, job_ids: Collection[int] | None, limit: int) -> list[ParkedTask]:
         """The tasks that have something to do now, those first that wait longest.

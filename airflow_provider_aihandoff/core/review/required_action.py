@@ -16,8 +16,9 @@ from airflow_provider_aihandoff.core.review.decision_link import LinkVerdict
 from airflow_provider_aihandoff.core.review.rules import rules_of
 from airflow_provider_aihandoff.core.states import EffectState
 
-#: Characters of a digest that an option carries.
-_SHOWN = 12
+#: Characters of a digest that an option carries. An answer is bound to them alone, so that no one may be able to make
+#: two versions of an output that share them: 128 bits.
+_SHOWN = 32
 
 _WORDS: Mapping[LinkVerdict, str] = {"approve": "Approve", "reject": "Reject"}
 

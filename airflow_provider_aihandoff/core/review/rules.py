@@ -109,6 +109,7 @@ class Person:
     :param at_terminal: the login is an account on a machine. Roles and groups are not known there.
     :param roles: as the auth manager has them.
     :param groups: as the auth manager has them.
+    :param shown_as: the name that Airflow shows for them. As of 3.4, it says by this who has triggered a run.
     """
 
     login: str
@@ -116,6 +117,7 @@ class Person:
     at_terminal: bool = False
     roles: frozenset[str] = frozenset()
     groups: frozenset[str] = frozenset()
+    shown_as: str | None = None
 
     @property
     def actor(self) -> Actor:
@@ -135,7 +137,8 @@ class Person:
     @property
     def may_have_asked_as(self) -> frozenset[str]:
         """Every name by which they may have asked for work: an account may be that of the login of the same name."""
-        return self._logins | {TERMINAL + self.login} if self.at_terminal else self._logins
+        names = self._logins | {TERMINAL + self.login} if self.at_terminal else self._logins
+        return names if self.shown_as is None else names | {self.shown_as}
 
     @property
     def _logins(self) -> frozenset[str]:

@@ -30,6 +30,7 @@ from airflow_provider_aihandoff.core.database.connection import (
     JOB_ID,
     WAKE_CHANNEL,
 )
+from airflow_provider_aihandoff.core.errors import HandoffError
 from airflow_provider_aihandoff.core.job_requests.begin import begin_due
 from airflow_provider_aihandoff.core.job_requests.enqueue import REQUEST_CHANNEL
 from airflow_provider_aihandoff.core.job_requests.request_store import Followed
@@ -141,6 +142,7 @@ class Doorkeeper:
         self._open = False
         self._work: asyncio.Task[None] | None = None
         self._failures = 0
+        self._airflow_fails = False
         self._news = asyncio.Event()
         self._changed: set[int] = set()
         self._change = asyncio.Event()
@@ -276,6 +278,19 @@ class Doorkeeper:
                     await self._news.wait()
             self._news.clear()
 
+    async def _of_airflow(self, work: Callable[[Any], object], about: Any) -> None:
+        """Do what needs Airflow's database as well. Where that is broken, the ledger goes on being followed."""
+        try:
+            await asyncio.to_thread(work, about)
+        except HandoffError:
+            raise
+        except Exception as error:  # noqa: BLE001 - as for the ledger: it outlives whatever is broken for a while
+            say = log.debug if self._airflow_fails else log.warning
+            self._airflow_fails = True
+            say("Parked tasks cannot be seen to: %s. It is tried again.", type(error).__name__)
+        else:
+            self._airflow_fails = False
+
     async def _wake(self) -> None:
         """Wake parked tasks, one round at a time: at a change of their job, and every few seconds."""
         sweep_at = follow_up_at = 0.0
@@ -283,15 +298,17 @@ class Doorkeeper:
             changed, self._changed = self._changed, set()
             self._change.clear()
             if self._open and time.monotonic() >= sweep_at:
-                await asyncio.to_thread(self._wake_due, None)
+                await self._of_airflow(self._wake_due, None)
                 all_of_them = time.monotonic() >= follow_up_at
-                await asyncio.to_thread(self._follow_parked, None if all_of_them else 2 * _WAKE_EVERY)
+                await self._of_airflow(self._follow_parked, None if all_of_them else 3 * _WAKE_EVERY)
                 sweep_at = time.monotonic() + _WAKE_EVERY
                 follow_up_at = time.monotonic() + _PARKED_FOLLOW_UP_EVERY if all_of_them else follow_up_at
             elif self._open and changed:
-                await asyncio.to_thread(self._wake_due, changed)
+                await self._of_airflow(self._wake_due, changed)
+            # A change a moment before the next sweep does not put that off.
+            pause = max(sweep_at - time.monotonic(), 0.0) if self._open else _WAKE_EVERY
             with suppress(TimeoutError):
-                async with asyncio.timeout(_WAKE_EVERY):
+                async with asyncio.timeout(pause):
                     await self._change.wait()
 
 

@@ -72,12 +72,18 @@ def follow_up(ledger: Ledger, *, newer: float | None = None) -> None:
     """
     for page in ledger.parked_tasks.pages(_TOGETHER, newer=newer):
         states, asked = _read(page)
+        ended = [each for each in page if states.get(each.ti_id, ("", False))[0] in ENDED_TASK_STATES]
+        unknown: list[ParkedTask] = []
         for each in page:
             # As a rule, the task has done so. Airflow can lose one that it resumes within seconds, and the answer too.
-            listed = asked.get(each.ti_id, _NOT_ASKED) if each.ti_id in states else _of_next_attempt(each)
+            listed = asked.get(each.ti_id, _NOT_ASKED)
+            if each.ti_id not in states:
+                exists, of_next = _of_next_attempt(each)
+                # Before 3.4, the answer goes to the next attempt with the question; then it stays with this one.
+                listed = of_next if listed.answer is None else listed
+                (ended if exists else unknown).append(each)
             if listed.answer is not None:
                 record_answer(ledger, each, listed.answer)
-        ended = [each for each in page if states.get(each.ti_id, ("removed", False))[0] in ENDED_TASK_STATES]
         for each in ended:
             if states.get(each.ti_id) == ("failed", True):
                 ledger.cancels.cancel_review(
@@ -87,6 +93,7 @@ def follow_up(ledger: Ledger, *, newer: float | None = None) -> None:
                     reason="the task that waited for its decision was marked failed",
                 )
         ledger.parked_tasks.remove(ended)
+        ledger.parked_tasks.remove_unknown(unknown)
         _ask_again([each for each in page if each.ti_id in asked and asked[each.ti_id].action != each.asked])
 
 
@@ -140,23 +147,21 @@ def _read(page: Collection[ParkedTask]) -> tuple[dict[UUID, tuple[str, bool]], d
     return states, asked
 
 
-def _of_next_attempt(parked: ParkedTask) -> _Listed:
-    """What Airflow's list has of a task that has another id by now: what the attempt before was answered."""
-    query = (
-        select(HITLDetail)
-        .options(lazyload("*"))
-        .join(TaskInstance, TaskInstance.id == HITLDetail.ti_id)
-        .where(
-            TaskInstance.dag_id == parked.dag_id,
-            TaskInstance.run_id == parked.run_id,
-            TaskInstance.task_id == parked.task_id,
-            map_index_column() == parked.map_index,
-            HITLDetail.responded_at.is_not(None),
-        )
+def _of_next_attempt(parked: ParkedTask) -> tuple[bool, _Listed]:
+    """Whether this Airflow has a task that has another id by now, and what the attempt before was answered."""
+    query = select(TaskInstance.id).where(
+        TaskInstance.dag_id == parked.dag_id,
+        TaskInstance.run_id == parked.run_id,
+        TaskInstance.task_id == parked.task_id,
+        map_index_column() == parked.map_index,
     )
     with create_session() as session:
-        found = [_listed(detail, parked) for detail in session.scalars(query)]
-    return next((each for each in found if each.answer is not None and each.answer.verdict is not None), _NOT_ASKED)
+        ids = session.scalars(query).all()
+        details = select(HITLDetail).options(lazyload("*"))
+        details = details.where(HITLDetail.ti_id.in_(ids), HITLDetail.responded_at.is_not(None))
+        found = [_listed(detail, parked) for detail in session.scalars(details)]
+    answered = (each for each in found if each.answer is not None and each.answer.verdict is not None)
+    return bool(ids), next(answered, _NOT_ASKED)
 
 
 def _listed(detail: HITLDetail, parked: ParkedTask) -> _Listed:

@@ -146,19 +146,6 @@ def test_an_answer_is_not_lost_with_a_task_that_airflow_loses_when_it_resumes_it
     assert [each.decided_by for each in ledger.record(job.job_id).decisions] == ["bob"]
 
 
-def test_an_answer_on_another_dag_than_the_jobs_is_no_decision(
-    park: Park, login: Login, ledger: Ledger, job: Job, conninfo: dict[str, Any]
-) -> None:
-    waiting, bob = park(), login("bob", bearer=True)
-    with psycopg.connect(**conninfo) as connection:
-        connection.execute("UPDATE aihandoff.jobs SET dag_id = 'another'")
-    assert waiting.answer(bob, waiting.question(bob)["options"][0]) == 200
-    waiting.step()
-    parked_tasks.follow_up(ledger)
-    assert "the job belongs to the Dag another by now" in waiting.question(bob)["body"]
-    assert ledger.record(job.job_id).decisions == []
-
-
 def test_an_answer_that_the_rules_refuse_is_asked_again_with_the_reason(
     park: Park, login: Login, ledger: Ledger, job: Job
 ) -> None:

@@ -11,8 +11,13 @@ import pytest
 from airflow_provider_aihandoff import airflow_compat
 from airflow_provider_aihandoff.core.errors import StaleDecision
 from airflow_provider_aihandoff.core.review.required_action import Answer
-from airflow_provider_aihandoff.core.review.rules import Person
-from airflow_provider_aihandoff.operators.required_actions import check_wait_in, is_parked_by_airflow, record_answer
+from airflow_provider_aihandoff.core.review.rules import Person, Reassignment, ReviewRules
+from airflow_provider_aihandoff.operators.required_actions import (
+    check_wait_in,
+    is_parked_by_airflow,
+    may_be_answered_there,
+    record_answer,
+)
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
 
 ANSWER = Answer("approve", "bob", "7", "Fine.")
@@ -21,13 +26,16 @@ ANSWER = Answer("approve", "bob", "7", "Fine.")
 class Ledger:
     """Keeps what is decided, or refuses it."""
 
-    def __init__(self, refuses: str = "", dag_id: str = "publishing") -> None:
+    def __init__(self, refuses: str = "", dag_id: str = "publishing", reassigned: Any = None) -> None:
         self.decided: list[dict[str, Any]] = []
-        self.refuses, self._dag_id = refuses, dag_id
+        self.refuses, self._dag_id, self._reassigned = refuses, dag_id, reassigned
         self.reviews = self
 
     def job(self, job_id: int) -> Any:
-        return SimpleNamespace(job_id=job_id, dag_id=self._dag_id)
+        return SimpleNamespace(job_id=job_id, dag_id=self._dag_id, reassigned=self._reassigned)
+
+    def votes(self, job: Any) -> list[Any]:
+        return []
 
     def decide(self, job_id: int, verdict: str, **how: Any) -> None:
         if self.refuses:
@@ -35,7 +43,13 @@ class Ledger:
         self.decided.append({"job_id": job_id, "verdict": verdict, **how})
 
 
-PARKED: Any = SimpleNamespace(job_id=3, digest="a" * 64, dag_id="publishing")
+PARKED: Any = SimpleNamespace(job_id=3, digest="a" * 64, dag_id="publishing", reassigned=0)
+
+
+@pytest.fixture(autouse=True)
+def logins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Airflow names people by their logins, whichever one is installed."""
+    monkeypatch.setattr(airflow_compat, "answers_name_logins", lambda: True)
 
 
 def test_an_answer_is_the_decision_of_its_user_on_what_was_asked() -> None:
@@ -54,6 +68,7 @@ def test_an_answer_is_the_decision_of_its_user_on_what_was_asked() -> None:
         (replace(ANSWER, login=None), Ledger(), "someone: Airflow does not say who has answered."),
         (ANSWER, Ledger(dag_id="other"), "bob: the job belongs to the Dag other by now, and this is publishing."),
         (ANSWER, Ledger("it has changed."), "bob: it has changed."),
+        (ANSWER, Ledger(reassigned=Reassignment(number=1).to_json()), "bob: the review was reassigned since."),
     ],
 )
 def test_an_answer_that_decides_nothing(
@@ -63,6 +78,40 @@ def test_an_answer_that_decides_nothing(
     assert ledger.decided == []
     assert "was not recorded" in caplog.text
     assert "No external write was made." in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("answer", "counts"),
+    [
+        (Answer("approve", "bob", "bob", ""), True),  # the simple auth manager's id is the login
+        (Answer("approve", "bob", "7", ""), False),
+        (Answer("approve", "7", "7", ""), False),  # whoever calls themselves like the id of another user
+    ],
+)
+def test_a_name_that_users_can_change_is_no_login(
+    monkeypatch: pytest.MonkeyPatch, answer: Answer, counts: bool
+) -> None:
+    monkeypatch.setattr(airflow_compat, "answers_name_logins", lambda: False)
+    ledger: Any = Ledger()
+    refused = record_answer(ledger, PARKED, answer)
+    assert (refused is None, len(ledger.decided) == 1) == (counts, counts)
+
+
+@pytest.mark.parametrize(
+    ("rules", "dag_id", "there"),
+    [
+        (ReviewRules(), "publishing", True),
+        (ReviewRules(approvals=2, blind=True), "publishing", False),
+        (ReviewRules(), "another", False),
+    ],
+)
+def test_airflows_list_does_not_ask_blind_readers_nor_for_another_dag(
+    rules: ReviewRules, dag_id: str, there: bool
+) -> None:
+    ti = SimpleNamespace(dag_id="publishing", run_id="run", task_id="approve", map_index=-1, id="ti", try_number=1)
+    context: Any = {"ti": ti}
+    job: Any = SimpleNamespace(dag_id=dag_id, review=rules.to_json(), reassigned=None)
+    assert may_be_answered_there(context, job) is there
 
 
 @pytest.mark.parametrize(

@@ -62,13 +62,24 @@ def test_a_task_is_due_when_its_time_has_come_and_never_before_the_minimum_wait(
     assert due(ledger) == []
 
 
-def test_a_task_that_goes_on_takes_what_it_had_asked_once(ledger: Ledger, job: Job) -> None:
+def test_what_a_task_had_asked_is_read_until_it_is_forgotten(ledger: Ledger, job: Job) -> None:
     park(ledger, job)
-    taken = ledger.parked_tasks.take(OWNER.ti_id)
-    assert taken is not None
-    assert (taken.job_id, taken.digest, taken.owner) == (job.job_id, job.review_digest, OWNER)
-    assert taken.asked == required_action(job, [], "/aihandoff/jobs/1")
-    assert ledger.parked_tasks.take(OWNER.ti_id) is None
+    read = ledger.parked_tasks.read(OWNER.ti_id)
+    assert read is not None
+    assert (read.job_id, read.digest, read.owner) == (job.job_id, job.review_digest, OWNER)
+    assert read.asked == required_action(job, [], "/aihandoff/jobs/1")
+    assert ledger.parked_tasks.read(OWNER.ti_id) == read
+    ledger.parked_tasks.remove([read])
+    assert ledger.parked_tasks.read(OWNER.ti_id) is None
+
+
+def test_a_task_that_airflow_does_not_know_is_kept_until_it_was_due_for_ten_minutes(ledger: Ledger, job: Job) -> None:
+    park(ledger, job, until=ledger.now() - timedelta(minutes=9))
+    ledger.parked_tasks.remove_unknown(ledger.parked_tasks.due(None, 10))
+    assert due(ledger) == [OWNER.ti_id]
+    park(ledger, job, until=ledger.now() - timedelta(minutes=11))
+    ledger.parked_tasks.remove_unknown(ledger.parked_tasks.due(None, 10))
+    assert due(ledger) == []
 
 
 def test_what_is_parked_again_meanwhile_is_not_forgotten(ledger: Ledger, job: Job) -> None:

@@ -38,9 +38,9 @@ def event(*chosen: str, user: Any = BOB, **form: Any) -> dict[str, Any]:
 def test_it_says_which_job_waits_where_to_review_it_and_until_when() -> None:
     asked = required_action(JOB, [effect("publish")], LINK)
     assert asked.subject == "publishing post:kettle waits for a decision"
-    for part in (f"[Review it]({LINK})", "Decide by 2026-02-02 09:17 UTC.", "`aaaaaaaaaaaa` alone"):
+    for part in (f"[Review it]({LINK})", "Decide by 2026-02-02 09:17 UTC.", f"`{'a' * 32}` alone"):
         assert part in asked.body
-    assert asked.options == ("Approve aaaaaaaaaaaa", "Reject aaaaaaaaaaaa")
+    assert asked.options == (f"Approve {'a' * 32}", f"Reject {'a' * 32}")
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,14 @@ def test_an_option_is_a_verdict_on_the_digest_that_it_names(place: int, verdict:
 
 @pytest.mark.parametrize(
     "chosen",
-    [[options_for(OTHER)[0]], ["Approve"], list(options_for(DIGEST)), ["Approve " + DIGEST], ["approve " + "a" * 12]],
+    [
+        [options_for(OTHER)[0]],
+        ["Approve"],
+        list(options_for(DIGEST)),
+        ["Approve " + DIGEST],
+        ["approve " + "a" * 32],
+        ["Approve " + "a" * 12],
+    ],
 )
 def test_anything_else_is_no_verdict(chosen: list[str]) -> None:
     answer = answer_in(event(*chosen), DIGEST)
