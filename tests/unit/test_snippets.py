@@ -336,3 +336,29 @@ def test_what_another_test_runs_is_read_by_that_test() -> None:
         for each in snippets_of(page):
             if each.run_by:
                 assert page.name in (ROOT / each.run_by).read_text("utf-8"), str(each)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "airflow aihandoff jobs lost",
+        "airflow aihandoff review approve 1",
+        ".venv/bin/python -m benchmarks.nothing",
+        ".venv/bin/python -m pytest tests/nothing.py",
+        "make nothing",
+        'curl -sS "$AIRFLOW/aihandoff/api/v1/nothing"',
+        'curl -sS "$AIRFLOW/aihandoff/api/v1/jobs/18/decisions"',
+        """curl -X POST "$AIRFLOW/aihandoff/api/v1/jobs" -d '{"type"}'""",
+    ],
+)
+def test_a_command_that_there_is_not_is_found(command: str) -> None:
+    (words,) = parts(command)
+    with pytest.raises((SystemExit, AssertionError, ValueError)):
+        check(words)
+
+
+def test_a_comment_says_who_runs_a_block_or_why_none_does(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("a\n<!-- not run: it needs Docker -->\n```sh\ndocker\n```\n\n  ```sql\n  SELECT 1\n  ```\n")
+    docker, select = snippets_of(page)
+    assert (docker.not_run, docker.line, select.not_run, select.code) == ("it needs Docker", 4, None, "SELECT 1\n")

@@ -1,11 +1,9 @@
-"""Airflow's API server in this process, with logins of different rights, on a real ledger.
-
-Airflow's own metadata is a SQLite file here, made once for these tests: they ask it for revoked tokens, nothing else.
-"""
+"""Airflow's API server in this process, with logins of different rights, on a real ledger and real metadata."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from html.parser import HTMLParser
@@ -24,6 +22,7 @@ from fastapi.testclient import TestClient
 
 from airflow_provider_aihandoff.core.database import connection
 from airflow_provider_aihandoff.hooks import ledger as ledger_hook
+from demo.postgres import Postgres
 
 ROLES = {"admin": "admin", "bob": "user", "carol": "user", "vic": "viewer"}
 BASE_URL = "http://airflow.test"
@@ -34,11 +33,13 @@ Grant = Callable[[str, str, str], None]
 
 
 @pytest.fixture(scope="package")
-def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FastAPI]:
+def airflow(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FastAPI]:
     """The API server as it runs in production: not in the mode in which everyone is an admin."""
     folder = Path(tmp_path_factory.mktemp("airflow"))
+    metadata = f"web_{os.getpid()}"
+    postgres.create_database(metadata)
     variables = {
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{folder / 'airflow.db'}",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": postgres.airflow_uri(metadata),
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{name}:{role}" for name, role in ROLES.items()),
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(folder / "passwords.json"),
