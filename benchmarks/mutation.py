@@ -354,9 +354,9 @@ GUARDS = (
         f"{_LEDGER}/generation/test_submission_store.py::TestKeyedDigests"
         "::test_no_digest_in_the_ledger_can_be_made_without_the_key",
         (
-            "input_digest",
-            'KEYED + hmac.new(key.encode(), digest(value).encode("ascii"), "sha256").hexdigest()',
-            "digest(value)",
+            "input_digest_of_json",
+            'KEYED + hmac.new(key.encode(), digest_of_json(text).encode("ascii"), "sha256").hexdigest()',
+            "digest_of_json(text)",
         ),
     ),
     guard(
@@ -836,6 +836,12 @@ GUARDS = (
             " AND state = %(was)s\n        AND event_seq = %(seq)s - 1 RETURNING",
             " RETURNING",
         ),
+        ("schema.sql", "PRIMARY KEY (job_id, seq)", "CHECK (seq > 0)"),
+    ),
+    guard(
+        "one step at a time: of many jobs none is moved where one has moved on",
+        f"{_LEDGER}/database/test_history.py::test_several_jobs_are_moved_or_where_one_has_moved_on_none",
+        ("_MOVE_EACH", " AND j.state = line.was\n        AND j.event_seq = line.seq - 1 RETURNING", " RETURNING"),
         ("schema.sql", "PRIMARY KEY (job_id, seq)", "CHECK (seq > 0)"),
     ),
     guard(
@@ -1703,6 +1709,15 @@ GUARDS = (
         "sets: the answer to a permission that was lost is not recorded together with others",
         f"{_SHARED}::test_an_answer_without_its_permission_is_left_to_the_step_of_a_single_job",
         ("together:_MARK_RUNNING", "AND r.submit_token = given.token ", ""),
+    ),
+    guard(
+        "sets: no more requests have a permission than are sent at once",
+        f"{_SHARED}::test_no_more_requests_have_a_permission_than_are_sent_at_once",
+        (
+            "SharedSteps._begin",
+            "self._ended.wait_for(lambda: len(self._sending) + len(new) <= max(self._most, len(new)))",
+            "pass",
+        ),
     ),
     guard(
         "sets: a webhook that came before its id was known is applied",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -26,6 +27,10 @@ class _Asked(Generic[A, R]):
     goes_on: threading.Event = field(default_factory=threading.Event)
 
 
+#: Seconds for which a thread waits for others at most.
+_LONGEST = 0.1
+
+
 def _no_one() -> int:
     return 0
 
@@ -39,7 +44,8 @@ class Combiner(Generic[A, R]):
     :param most: how many together.
     :param room: how many together at this moment, if fewer; at least one.
     :param others: how many threads may ask soon, those that do by now included.
-    :param patience: seconds for which a thread waits for them.
+    :param patience: seconds for which a thread waits for them at most; by default as long as the last answer took, so
+        that no one is held up for much longer than without, and many share an answer where these are slow.
     """
 
     def __init__(
@@ -49,10 +55,10 @@ class Combiner(Generic[A, R]):
         *,
         room: Callable[[], int] | None = None,
         others: Callable[[], int] = _no_one,
-        patience: float = 0.0,
+        patience: float | None = None,
     ) -> None:
         self._answer, self._room = answer, room or (lambda: most)
-        self._others, self._patience = others, patience
+        self._others, self._patience, self._took = others, patience, 0.0
         self._waiting: list[_Asked[A, R]] = []
         self._list, self._is_led = threading.Condition(), False
 
@@ -80,15 +86,17 @@ class Combiner(Generic[A, R]):
         """Answer the first of those who wait, who leads, and some others. Those who are answered go on at once, also
         while the next one who leads is kept from it."""
         with self._list:
-            self._list.wait_for(self._are_enough, self._patience)
+            self._list.wait_for(self._are_enough, self._took if self._patience is None else self._patience)
             some = self._waiting[: self._room()]
             del self._waiting[: len(some)]
+        began = time.monotonic()
         try:
             for asked, answer in zip(some, self._answer([asked.what for asked in some]), strict=True):
                 asked.answers.append(answer)
         except BaseException as error:  # noqa: BLE001 - raised in each thread that waits for it
             for asked in some:
                 asked.answers, asked.error = [], error
+        self._took = min(time.monotonic() - began, _LONGEST)
         for asked in some:
             asked.goes_on.set()
         with self._list:

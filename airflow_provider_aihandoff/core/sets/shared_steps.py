@@ -34,9 +34,8 @@ R = TypeVar("R")
 _NOT_KNOWN = WorstCase()
 
 
-#: Seconds for which a thread waits for others that take the same step: before a permission and an output, and before
-#: the id of a response: a process that dies meanwhile leaves an unknown submission.
-_PATIENCE, _PATIENCE_FOR_IDS = 0.1, 0.05
+#: Seconds for which what a response has left waits for that of others: it holds up no request.
+_PATIENCE = 0.1
 
 
 def _no_one() -> int:
@@ -68,13 +67,12 @@ class SharedSteps:
             return together.intend(wishes, actor=actor, lease=lease)
 
         self._intend: Combiner[Wish, Intent | None] = Combiner(
-            intend, most, room=self._room, others=lambda: self.others(), patience=_PATIENCE
+            intend, most, room=self._room, others=lambda: self.others()
         )
         self._submitted: Combiner[Answer, Revision | None] = Combiner(
             lambda answers: together.submitted(answers, actor=actor),
             most,
             others=lambda: min(self.others(), len(self._sending)),
-            patience=_PATIENCE_FOR_IDS,
         )
         self._store: Combiner[Left, Job | None] = Combiner(
             lambda left: together.store(left, actor=actor, complete=complete),

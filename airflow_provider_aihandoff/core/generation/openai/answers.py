@@ -117,7 +117,7 @@ def read_items(page: Any, conversation_id: str) -> ModelResponse | None:
 def _is_written_by_model(item: Any) -> bool:
     kind = field_of(item, "type")
     if kind == "message":
-        return field_of(item, "role") == "assistant"
+        return bool(field_of(item, "role") == "assistant")
     return isinstance(kind, str) and kind.endswith(("_call", "_approval_request"))
 
 
@@ -169,7 +169,7 @@ def _calls(output: Any) -> tuple[str, ...]:
 
 
 def _is(part: Any, kind: str) -> bool:
-    return field_of(part, "type") == kind
+    return bool(field_of(part, "type") == kind)
 
 
 def _items(value: Any) -> Sequence[Any]:

@@ -82,6 +82,31 @@ def test_lines_are_appended_to_several_jobs_or_where_one_has_moved_on_to_none(
     assert ledger.record(heads[0].job_id).events[-1].detail == {"of": "note:0"}
 
 
+@pytest.mark.parametrize("change", ["event_seq = event_seq + 1", "state = 'queued'"])
+def test_several_jobs_are_moved_or_where_one_has_moved_on_none(
+    ledger: Ledger, conninfo: dict[str, Any], change: str
+) -> None:
+    specs = [job_spec(job_key=f"note:{number}") for number in range(3)]
+    jobs = [ledger.job(submit(ledger, spec, f"resp_{spec.job_key}").job_id) for spec in specs]
+    moves = [history.Move(job, JobEvent.FAILED, {"of": job.job_key}, f"why {job.job_key}") for job in jobs]
+
+    def move_all() -> list[Job]:
+        return ledger._database.transact(lambda connection: history.move_many(connection, moves, actor=TEST))
+
+    with psycopg.connect(**conninfo) as connection:
+        connection.execute(f"UPDATE aihandoff.jobs SET {change} WHERE job_id = {jobs[1].job_id}".encode())  # noqa: S608
+    with pytest.raises(IllegalTransition, match="another process"):
+        move_all()
+    assert [ledger.record(job.job_id).events[-1].event for job in jobs] == ["submitted"] * 3
+    with psycopg.connect(**conninfo) as connection:
+        columns = jobs[1].state.value, jobs[1].event_seq, jobs[1].job_id
+        connection.execute("UPDATE aihandoff.jobs SET state = %s, event_seq = %s WHERE job_id = %s", columns)
+    assert move_all() == [ledger.job(job.job_id) for job in jobs]
+    assert [broken_at(ledger, ledger.job(job.job_id)) for job in jobs] == [None] * 3
+    line = ledger.record(jobs[2].job_id).events[-1]
+    assert (line.detail, line.reason, line.by) == ({"of": "note:2"}, "why note:2", TEST)
+
+
 def test_no_line_that_would_move_a_job_is_appended_to_several(ledger: Ledger, job: Job) -> None:
     head = JobHead(**{field.name: getattr(job, field.name) for field in fields(JobHead)})
 

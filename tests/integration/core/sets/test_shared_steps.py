@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
@@ -27,6 +29,7 @@ from airflow_provider_aihandoff.core.sets.together import Answer, Left, Wish
 from airflow_provider_aihandoff.core.states import JobState, ResponseStatus, RevisionState
 from tests.factories import CHEAP, LEASE, OWNER, TEST, job_spec
 from tests.integration.core.webhooks.inboxes import deliver
+from tests.waiting import until
 
 COMPLETED = ResponseStatus.COMPLETED
 FREE: dict[str, Any] = {"approval": "not required", "approval_reason": "it is a test"}
@@ -203,6 +206,29 @@ def test_an_output_of_a_job_that_is_being_cancelled_is_left_to_the_step_of_a_sin
     (what,) = left(jobs)
     job = steps.store(what.job_id, 1, what.output, actor=TEST, reason=None, response_id=what.response_id)
     assert job.state is JobState.CANCELLED
+
+
+def test_no_more_requests_have_a_permission_than_are_sent_at_once(ledger: Ledger) -> None:
+    jobs = opened(ledger, 5)
+    steps = SharedSteps(ledger, actor=TEST, lease=LEASE, most=2, complete=False)
+    steps.others = lambda: 2
+    may_end, permitted_ones = threading.Event(), list[int]()
+
+    def send(job: Job) -> None:
+        with steps.sending(job.job_id):
+            steps.intend(job.job_id, 1, actor=TEST, lease=LEASE, worst=CHEAP)
+            permitted_ones.append(job.job_id)
+            assert may_end.wait(30)
+
+    with ThreadPoolExecutor(5) as threads:
+        sent = [threads.submit(send, job) for job in jobs]
+        until(lambda: len(permitted_ones) == 2)
+        submitting = [ledger.revision(job.job_id, 1).state is RevisionState.SUBMITTING for job in jobs]
+        may_end.set()
+        for each in sent:
+            each.result(60)
+    assert sum(submitting) == 2
+    assert sorted(permitted_ones) == [job.job_id for job in jobs]
 
 
 def test_what_a_budget_has_reserved_is_settled(ledger: Ledger) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
 import pytest
 
@@ -63,3 +63,42 @@ def test_an_error_is_raised_for_those_whose_questions_it_is_about_and_no_later_o
     with pytest.raises(ValueError, match="no answer"):
         combiner(1)
     assert combiner(2) == 2
+
+
+def test_a_thread_waits_for_others_that_may_come() -> None:
+    groups = list[int]()
+
+    def answer(numbers: Sequence[int]) -> list[int]:
+        groups.append(len(numbers))
+        return list(numbers)
+
+    combiner: Combiner[int, int] = Combiner(answer, 4, others=lambda: 3, patience=10)
+    with ThreadPoolExecutor(3) as threads:
+        assert sorted(threads.map(combiner, range(3))) == [0, 1, 2]
+    assert groups == [3]
+
+
+def test_who_has_an_answer_goes_on_while_the_next_one_is_kept_waiting() -> None:
+    others_ask, first_has_gone_on = threading.Event(), threading.Event()
+    groups = list[int]()
+
+    def answer(numbers: Sequence[int]) -> list[int]:
+        groups.append(len(numbers))
+        assert (others_ask if len(groups) < 3 else first_has_gone_on).wait(10)
+        return list(numbers)
+
+    combiner: Combiner[int, int] = Combiner(answer, 2)
+    with ThreadPoolExecutor(4) as threads:
+        first = threads.submit(combiner, 0)
+        while not groups:
+            pass
+        others = [threads.submit(combiner, number) for number in (1, 2, 3)]
+        while len(combiner._waiting) < 3:
+            pass
+        others_ask.set()
+        assert first.result(10) == 0
+        done, kept = wait(others, timeout=10, return_when=FIRST_COMPLETED)
+        first_has_gone_on.set()
+        assert done
+        assert sorted(each.result(10) for each in (*done, *kept)) == [1, 2, 3]
+    assert groups == [1, 2, 1]

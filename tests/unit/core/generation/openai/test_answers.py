@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from airflow_provider_aihandoff.core.digests import digest
 from airflow_provider_aihandoff.core.generation.openai.answers import read_response, response_id_of
 from airflow_provider_aihandoff.core.generation.openai.facts import OpenAIFacts
+from airflow_provider_aihandoff.core.generation.openai.json_answer import json_of
 from airflow_provider_aihandoff.core.generation.openai.tools import ToolPrices
 from airflow_provider_aihandoff.core.generation.outcome import Output, is_final, read_output
 from airflow_provider_aihandoff.core.generation.provider import ProviderError
@@ -87,10 +89,29 @@ class TestStatus:
         read_response(response(status="suspended"), "resp_1")
         assert "'suspended'" in caplog.text
 
-    @pytest.mark.parametrize("answer", ["<html>", None, {"id": "resp_1"}, response(id="resp_2"), response(id=None)])
+    @pytest.mark.parametrize("answer", ["<html>", None, ["resp_1"], {"id": "resp_2"}, response(id=None)])
     def test_an_answer_that_is_not_this_response_is_not_believed(self, answer: Any) -> None:
         with pytest.raises(ProviderError, match="got something else"):
             read_response(answer, "resp_1")
+
+
+class TestJson:
+    @pytest.mark.parametrize(
+        "changes", [{}, {"metadata": {"a": "b"}, "created_at": 1_700_000_000}, {"status": "queued"}]
+    )
+    def test_says_the_same_as_what_the_sdk_makes_of_it(self, changes: dict[str, Any]) -> None:
+        items = [message(text("A comment."), phase="commentary"), message(text('{"title": "a"}'))]
+        built = response(*items, **changes)
+        read = read_response(built.to_dict(), "resp_1")
+        assert read.usage == USAGE
+        assert replace(read, usage=None) == replace(read_response(built, "resp_1"), usage=None)
+
+    @pytest.mark.parametrize("content", [b"<html>", b"", b'{"id": "resp_1"', b"\xff"])
+    def test_is_none_where_the_answer_is_none(self, content: bytes) -> None:
+        assert json_of(content) is None
+
+    def test_has_null_in_the_place_of_what_is_no_number(self) -> None:
+        assert json_of(b'{"usage": {"input_tokens": NaN}}') == {"usage": {"input_tokens": None}}
 
 
 class TestTools:
