@@ -178,6 +178,7 @@ def connections(deployment: Deployment) -> dict[str, int]:
         "triggerers: the hub": deployment.triggerers,
         "triggerers: for a moment": 4 * deployment.triggerers,
         "API servers: pages": 4 * deployment.api_servers,
+        "API servers: what they follow": deployment.api_servers,
         "API servers: webhooks": 6 * deployment.api_servers,
         "receivers": 6 * deployment.receivers,
     }

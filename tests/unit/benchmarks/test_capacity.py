@@ -66,7 +66,7 @@ def test_connections_are_those_that_the_documentation_names() -> None:
     found = connections(Deployment(workers=3, concurrency=8, sets_at_once=1, send_at_once=16))
     assert found["workers: a task each"] == 23
     assert found["workers: tasks of sets"] == 17
-    assert sum(connections(DEPLOYMENT).values()) == 106  # docs/many-nodes.md
+    assert sum(connections(DEPLOYMENT).values()) == 108  # docs/many-nodes.md
 
 
 def test_the_first_limit_is_the_one_that_is_used_most_of_those_that_grow() -> None:
