@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import psycopg
 
+from airflow_provider_aihandoff.core.generation.provider import ModelProvider
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Job
+from airflow_provider_aihandoff.core.reconcile.diagnose import TaskState
+from airflow_provider_aihandoff.core.reconcile.run import reconcile
 from airflow_provider_aihandoff.core.review.rules import Person
 from airflow_provider_aihandoff.core.states import JobState
 from tests.factories import LEASE, TEST, approve, ask, draft, effect_plan, job_spec, submit
@@ -78,3 +82,19 @@ def test_of_the_jobs_of_a_set(conninfo: dict[str, Any]) -> None:
         ledger.sets.writable(set_id, "publish", refused=False, after=0)
         done = ledger.written_together.confirm(written(claimed(ledger, jobs)), actor=TEST)
         assert None not in done
+
+
+def test_of_a_run_of_the_maintenance_dag(conninfo: dict[str, Any]) -> None:
+    def no_provider(conn_id: str) -> ModelProvider:
+        raise AssertionError(f"{conn_id} is asked about nothing")
+
+    with with_indexes_alone(conninfo) as ledger:
+        in_review(ledger)
+        submit(ledger, job_spec(job_key="runs"), "resp_runs")
+        reconcile(
+            ledger,
+            provider_for=no_provider,
+            states_of=lambda owners: dict.fromkeys(owners, TaskState.ALIVE),
+            inbox_retention=timedelta(days=30),
+        )
+        ledger.gauges.read(["openai_default"])
