@@ -16,7 +16,6 @@ from functools import wraps
 from typing import Any
 
 import openai
-import requests
 from airflow.sdk import DAG
 
 from airflow_provider_aihandoff.core.database.connection import Database
@@ -26,6 +25,7 @@ from airflow_provider_aihandoff.operators.response import OpenAIBackgroundRespon
 from airflow_provider_aihandoff.operators.response_set import OpenAIResponseSetOperator
 from airflow_provider_aihandoff.policies import MinimumConfidence
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
+from airflow_provider_aihandoff.targets import http_exchange
 from benchmarks.sets_request import INSTRUCTIONS, MODEL, Label
 from benchmarks.task_runs import DagRun, only_errors
 
@@ -118,7 +118,7 @@ def main() -> None:
     clock.watch(Database, "_transact", "ledger")
     clock.watch(Database, "close", "ledger")
     clock.watch(openai.OpenAI, "request", "model")
-    clock.watch(requests.Session, "send", "target")
+    clock.watch(http_exchange, "exchange_of", "target")
     items = [{"id": f"{number}", "text": f"Ticket {number}: {_TEXT}"} for number in range(jobs + 1)]
     make_jobs(make_dag(worker, as_set=as_set, items=items[-1:]), items[-1:], as_set=as_set)
     print("ready", flush=True)

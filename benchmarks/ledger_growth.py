@@ -2,14 +2,14 @@
 
 Run it with `.venv/bin/python -m benchmarks.ledger_growth [--jobs 1000000] [--each 200]`. PostgreSQL is the one from the
 wheel. First it makes some jobs of each of the three pipelines, with the operators of their own Dags, a person who
-decides, and a webhook for each response, and prints what a job has left in the ledger. Then it makes a million jobs of
+decides, and webhooks, and prints what a job has left in the ledger. Then it makes a million jobs of
 tickets, as copies that go through every version of every row that real ones went through (see `ledger_copies`), and
 prints at each power of ten: bytes a job, dead rows, how often autovacuum has run, and how many blocks a real set of 20
 more jobs has touched. At the end it rewrites every table and index, and prints what that would give back.
 
 Only sizes and counts are printed, no times, so the server does not sync to disk, and other work on the machine does no
-harm. Copies come far faster than jobs do, and autovacuum is throttled as by default: it leaves at least as much behind
-as in production.
+harm. Copies come far faster than jobs do. So autovacuum looks every two seconds whether there is something to do, and
+works as slowly as by default: it leaves at least as much behind as in production.
 """
 
 from __future__ import annotations
