@@ -166,6 +166,12 @@ class Stack:
         self.down.add(node.name)
         self.supervisor.kill(node.name, descendants=descendants)
 
+    def kill_nodes(self) -> None:
+        """SIGKILL every node: at the end of a run, no one needs what they do."""
+        for node in self.topology.nodes:
+            if self.supervisor.is_running(node.name):
+                self.kill(node)
+
     def stop(self, node: Node) -> None:
         """SIGTERM, and time to end."""
         self.down.add(node.name)
@@ -324,8 +330,9 @@ def running(home: Path, topology: Topology, *, jobs: int, report: Callable[[str]
         report("Starting three PostgreSQL servers, and migrating the ledger")
         databases.start()
         _write_private(stack.shared / "pg_service.conf", databases.service_file())
-        poolers = closing.enter_context(databases.poolers(str(_program("pgbouncer")), stack.logs))
+        poolers = databases.poolers(str(_program("pgbouncer")), stack.logs)
         closing.enter_context(stack.supervisor)
+        closing.callback(stack.kill_nodes)
         for spec in [*poolers, *stack.specs_of_services()]:
             stack.supervisor.add(spec)
             stack.supervisor.start(spec.name)

@@ -5,10 +5,7 @@ import os
 import pwd
 import re
 import secrets
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -166,49 +163,40 @@ class Databases:
         }
         return "[aihandoff_ledger]\n" + "".join(f"{name}={value}\n" for name, value in parts.items())
 
-    @contextmanager
-    def poolers(self, program: str, logs: Path) -> Iterator[list[ProcessSpec]]:
+    def poolers(self, program: str, logs: Path) -> list[ProcessSpec]:
         """How to run the two poolers: each stands beside one of the ledger's servers.
 
         :param program: PgBouncer.
         :param logs: the folder of their logs.
         """
-        folder = Path(tempfile.mkdtemp(prefix="aihandoff-nodes-", dir="/var/tmp"))
-        try:
-            first = {LEDGER_DATABASE: (self.primary, "transaction")}
-            first |= dict.fromkeys((METADATA_DATABASE, BUSINESS_DATABASE), (self.metadata, "session"))
-            yield [
-                self._pooler(program, folder / POOLER, logs, POOLER_PORT, first),
-                self._pooler(
-                    program,
-                    folder / STANDBY_POOLER,
-                    logs,
-                    STANDBY_POOLER_PORT,
-                    {LEDGER_DATABASE: (self.standby, "transaction")},
-                ),
-            ]
-        finally:
-            shutil.rmtree(folder)
+        first = {LEDGER_DATABASE: (self.primary, "transaction")}
+        first |= dict.fromkeys((METADATA_DATABASE, BUSINESS_DATABASE), (self.metadata, "session"))
+        second = {LEDGER_DATABASE: (self.standby, "transaction")}
+        return [
+            self._pooler(program, POOLER, logs, POOLER_PORT, first),
+            self._pooler(program, STANDBY_POOLER, logs, STANDBY_POOLER_PORT, second),
+        ]
 
     def _pooler(
-        self, program: str, folder: Path, logs: Path, port: int, databases: Mapping[str, tuple[PostgresServer, str]]
+        self, program: str, name: str, logs: Path, port: int, databases: Mapping[str, tuple[PostgresServer, str]]
     ) -> ProcessSpec:
-        folder.mkdir()
+        folder = self.primary.log.parent.resolve() / name  # within the reach of the user postgres
+        folder.mkdir(mode=0o700)
         leads = []
-        for name, (server, mode) in databases.items():
-            to = server.connection_kwargs(name)
-            leads.append(f"{name} = host={to['host']} port={to['port']} pool_mode={mode}")
+        for database, (server, mode) in databases.items():
+            to = server.connection_kwargs(database)
+            leads.append(f"{database} = host={to['host']} port={to['port']} pool_mode={mode}")
         values = {"databases": "\n".join(leads), "address": BACKBONE, "port": port, "folder": folder}
         (folder / "ini").write_text(_POOLER_CONFIGURATION.format(**values, admin=POOLER_ROLE))
         quoted = {role: password.replace('"', '""') for role, password in self.passwords.items()}
         (folder / "users").write_text("".join(f'"{role}" "{password}"\n' for role, password in quoted.items()))
         account = pwd.getpwnam("postgres")  # PgBouncer refuses to run as root
-        for path in (folder.parent, folder, *folder.iterdir()):
+        for path in (folder, *folder.iterdir()):
             os.chown(path, account.pw_uid, account.pw_gid)
         return ProcessSpec(
-            name=folder.name,
+            name=name,
             command=(program, "-q", str(folder / "ini")),
-            log=logs / f"{folder.name}.log",
+            log=logs / f"{name}.log",
             user=(account.pw_uid, account.pw_gid),
         )
 
