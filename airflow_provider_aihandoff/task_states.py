@@ -77,6 +77,12 @@ def skipped_tasks(owners: Collection[Owner], ask: AskStates) -> set[Owner]:
     return {owner for owner, state in _states(owners, ask).items() if state == _SKIPPED}
 
 
+def lost_tasks(owners: Collection[Owner], ask: AskStates) -> set[Owner]:
+    """The task instances that Airflow knows, and that have ended without success."""
+    lost = ENDED_TASK_STATES - {"success"}
+    return {owner for owner, state in _states(owners, ask).items() if state in lost}
+
+
 def _states(owners: Collection[Owner], ask: AskStates) -> dict[Owner, str | None]:
     """The states of task instances, whichever attempt runs now; without those of which Airflow says nothing.
 

@@ -127,7 +127,9 @@ def plan(jobs: int, inputs: Inputs, deployment: Deployment, *, in_sets: bool) ->
     worker_cpu = inputs.worker_cpu_in_set if in_sets else inputs.worker_cpu + inputs.airflow_cpu
     ledger_cpu = inputs.ledger_cpu_in_set if in_sets else inputs.ledger_cpu
     commits = inputs.commits_in_set if in_sets else inputs.commits
-    waiting = 0.0 if in_sets else peak * (inputs.model_seconds + 3600 * inputs.review_hours)
+    # At the end of the busiest hour, those are left which came in it; what waits for longer came at the usual pace.
+    wait = inputs.model_seconds + 3600 * inputs.review_hours
+    waiting = 0.0 if in_sets else peak * min(wait, 3600) + average * max(0.0, wait - 3600)
     cores = deployment.workers * deployment.worker_cores
     faster = MORE_WORKERS if in_sets else IN_SETS
     limits = [

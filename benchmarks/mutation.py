@@ -97,13 +97,9 @@ _RAISED_AT_ONCE = """\
 
 GUARDS = (
     guard(
-        "asset: the task that applied the last effect makes the event",
-        f"{_ASSETS}::test_another_task_or_one_of_another_run_makes_none",
-        (
-            "announce",
-            "completion is None or completion.by is None or completion.by.instance != own.instance",
-            "completion is None",
-        ),
+        "asset: the task that applied the last effect makes the event, unless it has failed",
+        f"{_ASSETS}::test_another_task_makes_it_where_the_one_that_wrote_last_has_failed",
+        ("_speaks", "return last in lost_tasks([last], ask)", "return True"),
     ),
     guard(
         "asset: a later attempt makes no second event",
@@ -463,8 +459,30 @@ GUARDS = (
     ),
     guard(
         "required action: the permission on another Dag decides nothing",
-        f"{_PARKED}::test_an_answer_on_another_dag_than_the_jobs_is_no_decision",
+        "tests/unit/operators/test_required_actions.py::test_an_answer_that_decides_nothing",
         ("record_answer", "if job.dag_id != parked.dag_id:", "if False:"),
+    ),
+    guard(
+        "required action: a name that users can change is no login",
+        "tests/unit/operators/test_required_actions.py::test_a_name_that_users_can_change_is_no_login",
+        ("record_answer", "if not _names_the_login(answer):", "if False:"),
+    ),
+    guard(
+        "required action: a vote that a reassignment has voided does not count again",
+        "tests/unit/operators/test_required_actions.py::test_an_answer_that_decides_nothing",
+        ("record_answer", "if reassigned and not has_voted(", "if False and not has_voted("),
+    ),
+    guard(
+        "required action: blind readers are not asked there",
+        "tests/unit/operators/test_required_actions.py"
+        "::test_airflows_list_does_not_ask_blind_readers_nor_for_another_dag",
+        ("may_be_answered_there", " and not rules_of(job).is_blind", ""),
+    ),
+    guard(
+        "required action: a task that this Airflow does not know is not forgotten at once",
+        "tests/integration/core/review/test_parked_store.py"
+        "::test_a_task_that_airflow_does_not_know_is_kept_until_it_was_due_for_ten_minutes",
+        ("parked_store:_REMOVE_UNKNOWN", "AND (p.until < clock_timestamp() - interval '10 minutes'", "AND (true"),
     ),
     guard(
         "required action: an answer without a user decides nothing",
@@ -512,8 +530,8 @@ GUARDS = (
         f"{_LEDGER}/review/test_rules.py::TestLoginsOfAnyForm::test_who_asked_is_kept_out_and_the_other_is_not",
         (
             "Person.may_have_asked_as",
-            "return self._logins | {TERMINAL + self.login} if self.at_terminal",
-            "return frozenset({TERMINAL + self.login}) if self.at_terminal",
+            "names = self._logins | {TERMINAL + self.login} if self.at_terminal",
+            "names = frozenset({TERMINAL + self.login}) if self.at_terminal",
         ),
     ),
     guard(

@@ -20,23 +20,26 @@ from airflow_provider_aihandoff.assets import APPLIED, applied_asset
 from airflow_provider_aihandoff.core.effects.completion import completion_of
 from airflow_provider_aihandoff.core.error_text import said
 from airflow_provider_aihandoff.core.errors import PlanError
+from airflow_provider_aihandoff.core.models import Owner
+from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.operators.job_tasks import effect_tasks
-from airflow_provider_aihandoff.task_states import owner_of
+from airflow_provider_aihandoff.task_states import lost_tasks, owner_of
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_aihandoff.core.effects.completion import Completion
     from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
+    from airflow_provider_aihandoff.core.models import Actor
 
 log = logging.getLogger(__name__)
 
 #: External ids that one event has at most.
 _NAMED = 100
 
-#: How far the clocks of Airflow and of the ledger may be apart, and how many events are looked through at most.
+#: How far the clocks of Airflow and of the ledger may be apart; how many events are read at once, and how often.
 _CLOCKS_APART = timedelta(minutes=5)
-_EVENTS = 1_000
+_EVENTS, _PAGES = 1_000, 20
 
 
 def as_aliases(outlets: Iterable[Any]) -> list[Any]:
@@ -76,20 +79,26 @@ def check_type(outlets: Iterable[Any], job_type: str, *, job: str) -> None:
             )
 
 
-def announce(task: Any, context: Context, ledger: Ledger, job_id: int) -> None:
+def is_written(aliases: Sequence[AssetAlias], ledger: Ledger, job_id: int) -> bool:
+    """Whether a job is completed already; the ledger is asked only where a task names the asset."""
+    return bool(aliases) and ledger.job(job_id).state is JobState.COMPLETED
+
+
+def announce(task: Any, context: Context, ledger: Ledger, job_id: int, written_before: bool = False) -> None:
     """Add an event for a job whose effects are all applied, where this task is the one to say so, and has not yet.
 
     :param task: the one that runs now. Its asset may be named by any task that writes for the same job.
+    :param written_before: it was completed when the task began: by an earlier attempt, by one with the same number in a
+        run that was deleted since, or by a person for whom the task has waited.
     """
-    if not (aliases := _declared(task, context)):
+    if not (aliases := declared(task, context)):
         return
     record = ledger.record(job_id)
     completion, own = completion_of(record), owner_of(context).actor
-    if completion is None or completion.by is None or completion.by.instance != own.instance:
+    if completion is None or not _speaks(completion.by, own, context):
         return
-    check_type(aliases, record.job.job_type, job=record.job.label)
     # Airflow makes an event in the same transaction as the success of the task: an attempt that was cut off made none.
-    before = () if completion.by == own else _events_since(aliases, completion)
+    before = () if completion.by == own and not written_before else _events_since(aliases, completion)
     same = {"job_id": job_id, "revision": record.job.revision}
     if any(same.items() <= extra.items() for extra in before):
         log.info("%s: its asset has had the event of these effects.", record.job.label)
@@ -99,12 +108,11 @@ def announce(task: Any, context: Context, ledger: Ledger, job_id: int) -> None:
 
 def announce_set(task: Any, context: Context, ledger: Ledger, set_id: int) -> None:
     """The same for the jobs of a set: one event, unless the newest one is about as many jobs that were written."""
-    if not (aliases := _declared(task, context)):
+    if not (aliases := declared(task, context)):
         return
     number, newest = ledger.sets.completed(set_id)
     completion = None if newest is None else completion_of(ledger.record(newest))
-    own = owner_of(context).actor
-    if completion is None or completion.by is None or completion.by.instance != own.instance:
+    if completion is None or not _speaks(completion.by, owner_of(context).actor, context):
         return
     found = ledger.sets.read(set_id)
     before = _events_since(aliases, completion)
@@ -113,6 +121,20 @@ def announce_set(task: Any, context: Context, ledger: Ledger, set_id: int) -> No
         return
     extra = {"set_id": set_id, "set_key": found.set_key, "job_type": found.set_type, "applied": number}
     _add(task, context, aliases, extra)
+
+
+def _speaks(by: Actor | None, own: Actor, context: Context) -> bool:
+    """Whether this task says that a job is written: it wrote the last effect, or the task that did makes no event any
+    more: it has failed, such as one that was cut off at its last attempt."""
+    if by is None or by.instance == own.instance:
+        return by is not None
+    last = Owner(str(by.dag_id), str(by.run_id), str(by.task_id), -1 if by.map_index is None else by.map_index, "", 0)
+
+    def ask(dag_id: str, task_id: str, run_ids: list[str]) -> Any:
+        ti: Any = context["ti"]
+        return ti.get_task_states(dag_id=dag_id, task_ids=[task_id], run_ids=run_ids)
+
+    return last in lost_tasks([last], ask)
 
 
 def job_extra(record: JobRecord, completion: Completion) -> dict[str, Any]:
@@ -128,8 +150,9 @@ def job_extra(record: JobRecord, completion: Completion) -> dict[str, Any]:
     }
 
 
-def _declared(task: Any, context: Context) -> list[AssetAlias]:
+def declared(task: Any, context: Context) -> list[AssetAlias]:
     """The assets that the tasks name which write for the same job, each once."""
+    task.outlets = as_aliases(task.outlets)  # ``task > asset`` may have added one since it was made
     outlets = [
         outlet
         for each in effect_tasks(context["dag"], task.job_source)
@@ -145,9 +168,15 @@ def _is_mapped(task: Any) -> bool:
 def _events_since(aliases: Sequence[AssetAlias], completion: Completion) -> list[Mapping[str, Any]]:
     """The extras of the events since a job was completed; none where Airflow does not say."""
     since = completion.at - _CLOCKS_APART
+    extras: list[Mapping[str, Any]] = []
     try:
-        events = airflow_compat.asset_events(_asset_of(aliases[0]), since=since, limit=_EVENTS)
-        return [event.extra or {} for event in events]
+        for _ in range(_PAGES):
+            events = list(airflow_compat.asset_events(_asset_of(aliases[0]), since=since, limit=_EVENTS))
+            extras += [event.extra or {} for event in events]
+            if len(events) != _EVENTS or events[-1].timestamp <= since:
+                break
+            since = events[-1].timestamp
+        return extras
     except Exception as error:  # noqa: BLE001 - an event twice does less harm than none
         log.warning("The events of the asset cannot be read: %s. It may have this one twice.", said(error))
         return []

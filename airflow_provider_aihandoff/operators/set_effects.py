@@ -30,7 +30,7 @@ from airflow_provider_aihandoff.core.sets.shared_steps import SharedWrites
 from airflow_provider_aihandoff.core.states import EffectState
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook
 from airflow_provider_aihandoff.operators import notices
-from airflow_provider_aihandoff.operators.asset_events import announce_set, check_type
+from airflow_provider_aihandoff.operators.asset_events import announce_set, check_type, declared
 from airflow_provider_aihandoff.operators.planning import ask_again, effects_before
 from airflow_provider_aihandoff.operators.retries import final_errors, is_retry
 from airflow_provider_aihandoff.operators.waiting import INLINE_SECONDS
@@ -185,7 +185,7 @@ def apply_to_set(task: EffectTask, context: Context, set_id: int, event: Any) ->
         LedgerHook(task.ledger_conn_id).get_conn(max_size=task.write_at_once + 1) as ledger,
     ):
         found = ledger.sets.read(set_id)
-        check_type(task.outlets, found.set_type, job=found.label)
+        check_type(declared(task, context), found.set_type, job=found.label)
         writing = _Writing(task, context, ledger, set_id)
         done = _Pass()
         while True:

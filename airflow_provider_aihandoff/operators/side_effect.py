@@ -45,7 +45,7 @@ from airflow_provider_aihandoff.core.sets.set_record import checked_fail_when
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.core.strict_json import TOO_DEEP, is_shallow
 from airflow_provider_aihandoff.core.text import first_problem, unwritable
-from airflow_provider_aihandoff.operators.asset_events import announce, as_aliases, check_type
+from airflow_provider_aihandoff.operators.asset_events import announce, as_aliases, check_type, declared, is_written
 from airflow_provider_aihandoff.operators.earlier_effects import answer_fields, check_placeholders
 from airflow_provider_aihandoff.operators.elements import Element, all_failures, check_path, elements_of, first_wait
 from airflow_provider_aihandoff.operators.endpoint_values import declared_endpoints, value_problem
@@ -645,7 +645,8 @@ class SideEffectOperator(RendersText):
         not_now = (event or {}).get("not_now", 0)
         with final_errors(self.ledger_conn_id, job_id), LedgerHook(self.ledger_conn_id).get_conn() as ledger:
             job = self.view_of(ledger, job_id)
-            check_type(self.outlets, job.job_type, job=f"job {job_id}")
+            check_type(assets := declared(self, context), job.job_type, job=f"job {job_id}")
+            written = is_written(assets, ledger, job_id)
             key, after = ledger.digest_key(), effects_before(context["dag"], self)
             parts = [self] if self.for_each is None else self.parts(context, job)
             readings = self.readings_of_attempts(ledger, job_id)
@@ -681,7 +682,7 @@ class SideEffectOperator(RendersText):
             record_skipped(context, ledger, job_id)
             if failures := [each for each in done if isinstance(each, HandoffError)]:
                 raise all_failures(self.effect_name, failures, len(parts))
-            announce(self, context, ledger, job_id)
+            announce(self, context, ledger, job_id, written)
             effects = [each for each in (*done, *skipped) if isinstance(each, Effect)]
             self.external_links = [each.external_link for each in effects if each.external_link is not None]
             results = [self._result(each) for each in sorted(effects, key=lambda effect: effect.position)]

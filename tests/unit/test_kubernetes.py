@@ -92,6 +92,16 @@ def test_no_secret_stands_in_the_files_and_each_is_explained() -> None:
         assert key in DOCS
 
 
+def test_the_exporter_beside_pgbouncer_can_log_in() -> None:
+    pooler = VALUES["pgbouncer"]
+    assert pooler["metricsExporterSidecar"] == {
+        "statsSecretName": pooler["configSecretName"],
+        "statsSecretKey": "stats",
+    }
+    assert "stats_users = stats" in DOCS
+    assert "--from-file=stats=" in DOCS
+
+
 def test_the_image_is_the_same_everywhere() -> None:
     image = VALUES["images"]["airflow"]
     named = f"{image['repository']}:{image['tag']}"

@@ -162,13 +162,15 @@ _EFFECT_STATES = """
     SELECT e.state, count(*) AS number FROM aihandoff.jobs AS j
     JOIN aihandoff.effects AS e ON e.job_id = j.job_id AND e.revision = j.revision
     WHERE j.set_id = %(set_id)s AND e.task_id = %(task_id)s AND e.undoes IS NULL GROUP BY e.state"""
-#: The job of a set that was the last to be completed with something written, and how many there are.
+#: The job of a set that was the last to be completed with something written, and how many there are. By its effects: a
+#: task that attaches to a completed job changes the job as well.
 _COMPLETED = """
     SELECT j.job_id, count(*) OVER () AS number FROM aihandoff.jobs AS j
-    WHERE j.set_id = %s AND j.state = 'completed' AND EXISTS (
-        SELECT FROM aihandoff.effects AS e
-        WHERE e.job_id = j.job_id AND e.revision = j.revision AND e.undoes IS NULL AND e.state = 'applied')
-    ORDER BY j.updated_at DESC, j.job_id DESC LIMIT 1"""
+    CROSS JOIN LATERAL (
+        SELECT max(e.updated_at) AS at FROM aihandoff.effects AS e
+        WHERE e.job_id = j.job_id AND e.revision = j.revision AND e.undoes IS NULL AND e.state = 'applied') AS written
+    WHERE j.set_id = %s AND j.state = 'completed' AND written.at IS NOT NULL
+    ORDER BY written.at DESC, j.job_id DESC LIMIT 1"""
 _UNASKED = f"""
     SELECT {columns(Job)} FROM aihandoff.jobs
     WHERE set_id = %(set_id)s AND job_id > %(after)s

@@ -8,7 +8,7 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
-from airflow.sdk import DAG, AssetAlias
+from airflow.sdk import DAG, AssetAlias, BaseOperator
 from airflow.sdk.execution_time.context import OutletEventAccessors
 
 from airflow_provider_aihandoff import airflow_compat
@@ -65,15 +65,23 @@ def ledger() -> Any:
     return found
 
 
-def extras(dag: DAG, task_id: str = "second", *, try_number: int = 1, of_set: bool = False) -> list[dict[str, Any]]:
+def extras(
+    dag: DAG,
+    task_id: str = "second",
+    *,
+    try_number: int = 1,
+    of_set: bool = False,
+    written_before: bool = False,
+    **more: Any,
+) -> list[dict[str, Any]]:
     """The extras of the events that a task makes."""
-    ti = SimpleNamespace(dag_id="d", run_id="r", task_id=task_id, map_index=-1, id="x", try_number=try_number)
+    ti = SimpleNamespace(dag_id="d", run_id="r", task_id=task_id, map_index=-1, id="x", try_number=try_number, **more)
     task, events = dag.get_task(task_id), OutletEventAccessors()
     context: Any = {"dag": dag, "ti": ti, "outlet_events": events}
     if of_set:
         announce_set(task, context, ledger(), 1)
     else:
-        announce(task, context, ledger(), 7)
+        announce(task, context, ledger(), 7, written_before)
     added = [event.extra for event in events[ALIAS].asset_alias_events]
     assert not added or ALIAS in task.outlets, "otherwise Airflow ignores it"
     return added
@@ -88,6 +96,34 @@ def test_another_task_or_one_of_another_run_makes_none(dag: DAG, completed: Any)
     for by in (actor(run_id="earlier"), None):
         completed.by = by
         assert extras(dag) == []
+
+
+@pytest.mark.parametrize(("state", "events"), [("failed", 1), ("success", 0), ("up_for_retry", 0), ("running", 0)])
+def test_another_task_makes_it_where_the_one_that_wrote_last_has_failed(
+    dag: DAG, completed: Any, state: str, events: int
+) -> None:
+    completed.by = actor(run_id="earlier")
+    states = {"earlier": {"second": state}}
+    assert len(extras(dag, get_task_states=lambda **_: states)) == events
+    completed.before = [SAME]
+    assert extras(dag, get_task_states=lambda **_: states) == []
+
+
+def test_an_attempt_that_finds_the_job_written_asks_whether_one_with_its_number_was_there(
+    dag: DAG, completed: Any
+) -> None:
+    assert len(extras(dag, written_before=True)) == 1
+    completed.before = [SAME]
+    assert extras(dag, written_before=True) == []
+
+
+def test_an_asset_that_was_added_later_has_no_event_of_its_own(dag: DAG, completed: Any) -> None:
+    completed.applied = []
+    second = dag.get_task("second")
+    assert isinstance(second, BaseOperator)
+    second.add_outlets([ASSET])
+    assert extras(dag) == []
+    assert ASSET not in second.outlets
 
 
 def test_a_job_that_has_written_nothing_has_none(dag: DAG, completed: Any) -> None:
