@@ -30,8 +30,9 @@ from airflow_provider_aihandoff.task_states import ENDED_TASK_STATES
 
 log = logging.getLogger(__name__)
 
-#: Tasks that one transaction of Airflow's database is about, and tasks that are woken in one round.
-_TOGETHER, _ROUND = 100, 1_000
+#: Tasks that one transaction of Airflow's database is about, tasks that are woken in one round, and tasks that are read
+#: together.
+_TOGETHER, _ROUND, _PAGE = 100, 1_000, 500
 
 _AWAITING_INPUT = "awaiting_input"
 
@@ -70,7 +71,7 @@ def follow_up(ledger: Ledger, *, newer: float | None = None) -> None:
 
     :param newer: only those that were parked within so many seconds.
     """
-    for page in ledger.parked_tasks.pages(_TOGETHER, newer=newer):
+    for page in ledger.parked_tasks.pages(_PAGE, newer=newer):
         states, asked = _read(page)
         ended = [each for each in page if states.get(each.ti_id, ("", False))[0] in ENDED_TASK_STATES]
         unknown: list[ParkedTask] = []
