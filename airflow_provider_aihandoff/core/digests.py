@@ -30,7 +30,7 @@ def canonical_json(value: Any) -> str:
     """
     try:
         if not _has_plain_keys(value, _DEEPEST):
-            # Once more: keys that are not strings become strings only in JSON, and must be sorted as strings.
+            # In two steps: keys that are not strings become strings only in JSON, and must be sorted as strings.
             value = json.loads(_FIRST.encode(value))
         return _SORTED.encode(value)
     except TypeError as error:

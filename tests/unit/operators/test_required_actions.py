@@ -85,7 +85,7 @@ def test_an_answer_that_decides_nothing(
     [
         (Answer("approve", "bob", "bob", ""), True),  # the simple auth manager's id is the login
         (Answer("approve", "bob", "7", ""), False),
-        (Answer("approve", "7", "7", ""), False),  # whoever calls themselves like the id of another user
+        (Answer("approve", "7", "7", ""), False),  # a user who calls themselves like the id of another one
     ],
 )
 def test_a_name_that_users_can_change_is_no_login(
