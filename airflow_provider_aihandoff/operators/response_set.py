@@ -535,7 +535,8 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
 
     def _answers_come(self, leg: _Leg, crew: Crew[str], found: JobSet) -> bool:
         """Take what has ended by now, as far as this leg or the ledger knows. False where nothing has for a while."""
-        for each in leg.flight.due():
+        # No more at a time than are sent: where many have ended at once, the first ones make room for others.
+        for each in islice(leg.flight.due(), self.send_at_once):
             if each.job_id not in leg.taking:
                 leg.taking.add(each.job_id)
                 crew.give(self._take, leg, each.job_id, each.number, each)

@@ -53,6 +53,7 @@ class Flight:
         self._new: deque[Due] = deque()
         self._again: list[tuple[float, Due]] = []
         self._expected, self._is_known = _FIRST, False
+        self._not_ended_by = 0.0
         self._allowed, self._allowed_at = _MISSES_AT_ONCE, clock()
 
     def __len__(self) -> int:
@@ -92,11 +93,15 @@ class Flight:
             if not asked.again:  # one that takes much longer than the others says nothing about these
                 later = age * (_MISS if self._is_known else _GROWTH)
                 self._expected = max(self._expected, later)
+                self._not_ended_by = max(self._not_ended_by, age)
             pause = max(_LATER_AT_LEAST, (_LATER if self._is_known else _LATER_AT_FIRST) * age)
             heapq.heappush(self._again, (now + pause, replace(asked, again=True)))
 
     def ended(self) -> None:
         """A response that was asked about has ended."""
         with self._lock:
+            if not self._is_known and self._not_ended_by:
+                # It has grown past what the first ones took: the others are asked about from where none had ended.
+                self._expected = min(self._expected, self._not_ended_by * _MISS)
             self._is_known = True
             self._expected *= _HIT

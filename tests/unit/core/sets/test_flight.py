@@ -62,3 +62,9 @@ def test_no_more_questions_are_in_vain_than_the_fleet_may_poll() -> None:
             flight.runs(each)
     assert asked <= 16 + 2 * 60 + 1
     assert len(flight) == 1_000, "none is forgotten"
+
+
+def test_the_first_answer_says_how_long_the_others_take() -> None:
+    late, missed = fly(60.0, number=1_000)
+    assert sum(late) / len(late) < 2
+    assert missed < len(late) * 0.2
