@@ -6,7 +6,7 @@ import copy
 import hashlib
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -97,9 +97,15 @@ _LONGEST_WAVE = timedelta(minutes=5)
 #: How many threads a leg has for each request that it sends at the same time.
 _THREADS = 3
 
+#: How many kinds of steps threads do together: they read, permit, record and store.
+_SHARED = 4
+
 #: Of how many responses that run a leg keeps what the ledger says of them, so that it need not be read again: a set
 #: that has more in flight needs no more memory.
 _KEPT = 2_000
+
+#: Characters of the request of one that is kept at most: a large one is read again.
+_KEPT_LENGTH = 10_000
 
 #: How many times ``[aihandoff] inline_wait`` a leg goes on while no response ends.
 _PATIENCE = 10
@@ -121,6 +127,8 @@ class _Leg:
     :param taking: the jobs whose responses are being asked about, or taken.
     :param in_flight: how many requests of the set are sent and have no answer.
     :param running: the revisions that were sent in this leg, by the id of their job; not more than :data:`_KEPT`.
+    :param ended: the responses of which the ledger has said that they have ended, and that are not handed over yet.
+    :param ended_after: the last job of that page, after which the next one begins; 0 where there is none.
     :param is_tired: nothing has ended for so long that the task is to wait deferred.
     :param seen: the revisions, by the id of their job, whose responses were seen to run.
     :param progress_at: when something was sent or taken last, by the monotonic clock.
@@ -139,6 +147,8 @@ class _Leg:
     taking: set[int] = field(default_factory=set)
     in_flight: int = 0
     running: dict[int, Revision] = field(default_factory=dict)
+    ended: deque[tuple[int, int]] = field(default_factory=deque)
+    ended_after: int = 0
     is_tired: bool = False
     progress_at: float = field(default_factory=time.monotonic)
     seen: dict[int, int] = field(default_factory=dict)
@@ -154,7 +164,7 @@ class _Leg:
 
     def runs(self, revision: Revision) -> None:
         """The response of a revision runs. Called by the thread that has sent it, or asked about it."""
-        if len(self.running) < _KEPT:
+        if len(self.running) < _KEPT and len(str(revision.request)) <= _KEPT_LENGTH:
             self.running[revision.job_id] = revision
 
     def revision(self, job_id: int, number: int) -> Revision:
@@ -379,8 +389,9 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             return self._go_on(leg, found)
 
     def _ledger(self) -> Ledger:
-        """The ledger, with a connection for each thread of the worker."""
-        return LedgerHook(self.ledger_conn_id).get_conn(max_size=self.send_at_once + 1)
+        """The ledger, with a connection for each step that is done alone at the same time, for each kind of step that
+        is done together, and for what hands the work over."""
+        return LedgerHook(self.ledger_conn_id).get_conn(max_size=self.send_at_once + _SHARED + 1)
 
     def _leg(self, context: Context, ledger: Ledger, provider_for: ProviderFor) -> _Leg:
         from airflow_provider_aihandoff.core.sets.shared_steps import SharedSteps
@@ -540,8 +551,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             if each.job_id not in leg.taking:
                 leg.taking.add(each.job_id)
                 crew.give(self._take, leg, each.job_id, each.number, each)
-        if leg.reads_again():
-            self._give_ended(leg, crew, found)
+        self._give_some_ended(leg, crew, found)
         if seen := leg.take_seen():
             leg.ledger.signs.seen(seen)
         crew.collect(_MOMENT)
@@ -597,9 +607,13 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
         if leg.cannot_send or not self._sendable(leg, found, limit=1):
             return False
         with self._sending(leg, found) as sending:
-            items = self._rendered(leg.context, numbered(self.items))
+            items, seen = self._rendered(leg.context, numbered(self.items)), set[int]()
             while page := [spec for _, spec in islice(items, _OPENED_TOGETHER)]:
-                specs = {(spec.job_type, spec.job_key): spec for spec in page if not isinstance(spec, str)}
+                specs = dict[tuple[str, str], JobSpec]()
+                for spec in page:  # the first item of a key is its job; the others were left out
+                    if not isinstance(spec, str) and (short := _short(spec)) not in seen:
+                        seen.add(short)
+                        specs[spec.job_type, spec.job_key] = spec
                 sendable = leg.ledger.sets.sendable_among(found.set_id, list(specs), incomplete=self.retry_incomplete)
                 for key in specs:  # in the order of the items
                     job_id = sendable.get(key)
@@ -715,6 +729,17 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
                     crew.give(self._take, leg, job_id, number)
             after = page[-1][0]
 
+    def _give_some_ended(self, leg: _Leg, crew: Crew[str], found: JobSet) -> None:
+        """Hand over some of these, no more at a time than are sent: a page of them is read when it is time to."""
+        if not leg.ended and (leg.ended_after or leg.reads_again()):
+            leg.ended.extend(leg.ledger.sets.ended(found.set_id, after=leg.ended_after))
+            leg.ended_after = leg.ended[-1][0] if leg.ended else 0
+        for _ in range(min(self.send_at_once, len(leg.ended))):
+            job_id, number = leg.ended.popleft()
+            if job_id not in leg.taking:
+                leg.taking.add(job_id)
+                crew.give(self._take, leg, job_id, number)
+
     def _await_answers(self, leg: _Leg, found: JobSet) -> None:
         """Take answers for as long as they come."""
         leg.progress_at = time.monotonic()
@@ -728,8 +753,12 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
         :param asked: it was sent for in this leg, and it is not known whether it has ended.
         """
         try:
-            # What has become of it since is seen by the step that stores what it has left.
-            revision = leg.steps.revision(job_id, number) if asked is None else leg.revision(job_id, number)
+            if asked is None:
+                # The flight asks about it too, later on: then the ledger says that it is taken, and not what is kept.
+                leg.running.pop(job_id, None)
+                revision = leg.steps.revision(job_id, number)
+            else:  # what has become of it since is seen by the step that stores what it has left
+                revision = leg.revision(job_id, number)
             if revision.state is not RevisionState.RUNNING:
                 return "gone on"
             if revision.response_status in ENDED_RESPONSE_STATUSES:

@@ -66,10 +66,10 @@ _OF_EACH_LINE = {
 _MOVE_EACH = f"""
     WITH line AS (SELECT * FROM unnest({{given}}) AS line ({{names}})),
     moved AS (UPDATE aihandoff.jobs AS j SET {{changes}} FROM line WHERE j.job_id = line.job_id AND j.state = line.was
-        AND j.event_seq = line.seq - 1 RETURNING j.job_id){{outbox}}
+        AND j.event_seq = line.seq - 1 RETURNING j.job_id, line.seq){{outbox}}
     INSERT INTO aihandoff.events ({columns(Event)})
     SELECT {", ".join(f"line.{x.name}" if x.name in _OF_EACH_LINE else f"%({x.name})s" for x in fields(Event))}
-    FROM line JOIN moved USING (job_id)"""
+    FROM line JOIN moved USING (job_id, seq)"""
 #: The same for the lines of many jobs that stay in their states, of which no more is read than their heads.
 _APPEND_EACH = f"""
     WITH line AS (SELECT * FROM json_populate_recordset(NULL::aihandoff.events, %s)),

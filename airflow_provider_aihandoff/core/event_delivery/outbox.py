@@ -19,7 +19,7 @@ EVENT_OF_JOB = f""", outbox AS (
 EVENT_OF_EACH_JOB = """, outbox AS (
         INSERT INTO aihandoff.event_deliveries (subscription_id, job_id, seq, revision, standing, at)
         SELECT s.subscription_id, line.job_id, line.seq, line.revision, line.standing, line.at
-        FROM line JOIN moved USING (job_id) CROSS JOIN aihandoff.event_subscriptions AS s
+        FROM line JOIN moved USING (job_id, seq) CROSS JOIN aihandoff.event_subscriptions AS s
         WHERE s.state = 'active' AND (s.job_types = '{}' OR line.job_type = ANY (s.job_types))
             AND (s.states = '{}' OR line.standing = ANY (s.states)))"""
 

@@ -104,6 +104,8 @@ class Intent:
     :param wait: seconds until another one may get it: another attempt has it, a request is lost, or it is held.
     :param left: seconds until the deadline, by the database's clock.
     :param finds_out: the request is to find out whether a limit of money is still reached.
+    :param asked: when the ledger was asked for it, by the monotonic clock, where that is later than the question: those
+        that are sent together wait for room before.
     """
 
     revision: Revision
@@ -111,6 +113,7 @@ class Intent:
     wait: float = 0.0
     left: float = 0.0
     finds_out: bool = False
+    asked: float | None = None
 
 
 _INSERT_JOB = f"""

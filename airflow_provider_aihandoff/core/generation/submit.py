@@ -231,7 +231,7 @@ def _permission(intend: Callable[[], Intent], sleep: Callable[[float], None]) ->
         intent = intend()
         here += intent.wait
         if intent.token is not None or intent.revision.held_kind != "rate" or here > _WAITS_HERE:
-            return intent, asked
+            return intent, asked if intent.asked is None else intent.asked
         sleep(intent.wait)
 
 

@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 #: Seconds that the model is expected to take before anything is known, and how much later one asks until it is.
 _FIRST, _GROWTH = 0.5, 1.25
 
-#: What an answer, and a question without one, change in what is expected: one question in eleven finds none.
-_HIT, _MISS = 0.998, 1.02
+#: What an answer, and a question without one, change in what is expected: one question in eleven finds none. Where more
+#: may, it is every other one: where some answers take much longer than others, most are taken much sooner by that.
+_HIT, _MISS, _HIT_WITH_ROOM = 0.998, 1.02, 0.98
 
 #: After what part of its age a response is asked about again that had not ended: before any has, and later; and after
 #: how many seconds at least.
@@ -103,5 +104,7 @@ class Flight:
             if not self._is_known and self._not_ended_by:
                 # It has grown past what the first ones took: the others are asked about from where none had ended.
                 self._expected = min(self._expected, self._not_ended_by * _MISS)
+                self._again = [(min(at, each.sent_at + self._expected), each) for at, each in self._again]
+                heapq.heapify(self._again)
             self._is_known = True
-            self._expected *= _HIT
+            self._expected *= _HIT_WITH_ROOM if self._allowed >= _MISSES_AT_ONCE / 2 else _HIT

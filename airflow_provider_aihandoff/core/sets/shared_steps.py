@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID, uuid4
@@ -60,11 +62,15 @@ class SharedSteps:
         """How many pieces of work on jobs of the set are under way, or about to be."""
         self._sending: set[int] = set()
         self._ended = threading.Condition()
+        self._alone = threading.Semaphore(most)
+        """Held for a step that is done alone: there are more threads than connections."""
         self._read: Combiner[tuple[int, int], Revision] = Combiner(together.read, most)
 
         def intend(wishes: Sequence[Wish]) -> list[Intent | None]:
             self._begin(wish.job_id for wish in wishes)
-            return together.intend(wishes, actor=actor, lease=lease)
+            asked = time.monotonic()
+            found = together.intend(wishes, actor=actor, lease=lease)
+            return [None if each is None else replace(each, asked=asked) for each in found]
 
         self._intend: Combiner[Wish, Intent | None] = Combiner(
             intend, most, room=self._room, others=lambda: self.others()
@@ -115,7 +121,12 @@ class SharedSteps:
             found = _shared(self._intend, Wish(job_id, number, uuid4(), worst.cost_usd))
         else:
             self._begin([job_id])
-        return found or self._ledger.submission.intend(job_id, number, handle=handle, worst=worst, **more)
+        if found is not None:
+            return found
+        with self._alone:
+            asked = time.monotonic()
+            alone = self._ledger.submission.intend(job_id, number, handle=handle, worst=worst, **more)
+        return replace(alone, asked=asked)
 
     def submitted(
         self, job_id: int, number: int, *, token: UUID, response_id: str, status: ResponseStatus, **more: Any
@@ -125,9 +136,12 @@ class SharedSteps:
         if not more.get("finds_out"):
             answer = Answer(job_id, number, token, response_id, status, more.get("heard"))
             found = _shared(self._submitted, answer, patient=True, keep=more.get("keep"))
-        return found or self._ledger.submission.submitted(
-            job_id, number, token=token, response_id=response_id, status=status, **more
-        )
+        if found is not None:
+            return found
+        with self._alone:
+            return self._ledger.submission.submitted(
+                job_id, number, token=token, response_id=response_id, status=status, **more
+            )
 
     def store(
         self, job_id: int, number: int, output: Output, *, actor: Actor, reason: str | None, response_id: str | None
@@ -136,9 +150,12 @@ class SharedSteps:
         found = None
         if output.error is None and response_id is not None:
             found = _shared(self._store, Left(job_id, number, response_id, output))
-        return found or self._ledger.outputs.store(
-            job_id, number, output, actor=actor, reason=reason, response_id=response_id
-        )
+        if found is not None:
+            return found
+        with self._alone:
+            return self._ledger.outputs.store(
+                job_id, number, output, actor=actor, reason=reason, response_id=response_id
+            )
 
 
 class SharedWrites:

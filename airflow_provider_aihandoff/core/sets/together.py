@@ -186,7 +186,12 @@ class Together:
             return _permit(connection, wishes, actor, lease)
 
         found = self._database.transact(work, repeatable=True, step="set.intend")
-        return [found.get((wish.job_id, wish.number)) for wish in wishes]
+        # One permission for one wish: two threads that ask for the same request would both send it.
+        given = [found.get((wish.job_id, wish.number)) for wish in wishes]
+        return [
+            intent if intent is not None and intent.token == wish.token else None
+            for wish, intent in zip(wishes, given, strict=True)
+        ]
 
     def submitted(self, answers: Sequence[Answer], *, actor: Actor) -> list[Revision | None]:
         """Store the ids of responses that were created, as :meth:`Submission.submitted` does. Safe to repeat."""
@@ -207,7 +212,8 @@ class Together:
         found = self._database.transact(
             lambda connection: _store(connection, left, actor, complete), repeatable=True, step="set.store"
         )
-        return [found.get(each.job_id) for each in left]
+        taken = {each.job_id: each for each in left if each.output.error is None}
+        return [found.get(each.job_id) if taken.get(each.job_id) is each else None for each in left]
 
 
 def _permit(

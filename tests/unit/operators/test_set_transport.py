@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from unittest.mock import MagicMock
 
 import pytest
 
-from airflow_provider_aihandoff.core.sets.flight import Due
 from airflow_provider_aihandoff.core.sets.transport import Transport
 from airflow_provider_aihandoff.operators.response_set import OpenAIResponseSetOperator
 from airflow_provider_aihandoff.operators.set_transport import processed
@@ -54,14 +52,3 @@ def test_a_completion_window_goes_with_the_request() -> None:
     request = {"model": "gpt-5.2"}
     assert processed(request, Transport.EIGHT_HOURS) == {**request, "background_options": {"completion_window": "8h"}}
     assert processed(request, Transport.BACKGROUND) == processed(request, Transport.BATCH) == request
-
-
-def test_a_wave_of_answers_is_taken_in_parts_so_that_what_has_room_meanwhile_is_sent() -> None:
-    task, leg, crew = operator(send_at_once=4), MagicMock(), MagicMock()
-    due = iter([Due(0.0, job_id, 1) for job_id in range(1_000)])
-    leg.flight.due.return_value = due
-    leg.taking, leg.progress_at = set(), 0.0
-    leg.reads_again.return_value, leg.take_seen.return_value = False, {}
-    task._answers_come(leg, crew, MagicMock())
-    assert crew.give.call_count == 4
-    assert len(list(due)) == 996, "the others are asked about later, and none is forgotten"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 from airflow_provider_aihandoff.core.sets.flight import Flight
 
 
@@ -45,7 +47,7 @@ def test_most_questions_find_an_answer_soon_after_it_is_there() -> None:
 
 def test_an_answer_that_comes_at_once_is_taken_at_once() -> None:
     late, missed = fly(0.2)
-    assert missed < len(late) * 0.05
+    assert missed < len(late) * 0.15
     assert max(late) < 1
 
 
@@ -68,3 +70,22 @@ def test_the_first_answer_says_how_long_the_others_take() -> None:
     late, missed = fly(60.0, number=1_000)
     assert sum(late) / len(late) < 2
     assert missed < len(late) * 0.2
+
+
+def test_where_some_take_much_longer_than_others_most_are_taken_long_before_those_would_have_ended() -> None:
+    clock, late, missed, drawn = Clock(), list[float](), 0, Random(1)  # noqa: S311
+    flight, takes = Flight(clock, 10.0), dict[int, float]()
+    while len(late) < 2_000:
+        clock.now += 0.05
+        while len(takes) - len(late) < 250 and len(takes) < 2_000:
+            takes[len(takes)] = drawn.lognormvariate(3, 0.5)  # about 20 s
+            flight.sent(len(takes) - 1, 1)
+        for each in flight.due():
+            if (over := clock.now - each.sent_at - takes[each.job_id]) >= 0:
+                flight.ended()
+                late.append(over)
+            else:
+                missed += 1
+                flight.runs(each)
+    assert sum(late) / len(late) < 12
+    assert missed <= 16 + 10 * clock.now + 16
