@@ -112,6 +112,8 @@ def test_dags_scheduled_on_a_type_run_once_after_approved_and_written_and_not_af
     }
     run_id, job = asked["wanted"], jobs["wanted"]
     admin.wait_for_task("features_asset", run_id, "approve", WAITING)
+    # A task stores its links a moment after its state.
+    wait_until(lambda: links(admin, "features_asset", run_id, "approve")["Review"], "the link of the task that waits")
     assert links(admin, "features_asset", run_id, "approve") == {"Review": address(demo, job)}
     decide(bob, jobs["unwanted"], "reject")
     assert admin.wait_for_run("features_asset", asked["unwanted"]) == "success"
@@ -124,6 +126,7 @@ def test_dags_scheduled_on_a_type_run_once_after_approved_and_written_and_not_af
     (effect,) = ledger.record(job.job_id).current_effects
     told = {"job_id": job.job_id, "job_type": "feature", "job_key": "wanted", "revision": 1, "applied": 1}
     assert admin.xcom("features_after", after, "told") == [{**told, "external_ids": {"publish": effect.external_id}}]
+    wait_until(lambda: links(admin, "features_asset", run_id, "publish")["Review"], "the link of the task that wrote")
     assert links(admin, "features_asset", run_id, "publish") == {
         "Review": address(demo, job),
         "External record": f"https://cms.example/posts/{effect.external_id}",
