@@ -100,6 +100,9 @@ def execute_many(
 ) -> list[dict[str, Any] | None]:
     """Execute a statement that returns at most one row for each of many values, in one round trip.
 
+    A process that is stopped before all have been sent keeps the locks of its transaction until it goes on, since the
+    server does not count that as idle: a step on jobs that others wait for is one statement.
+
     :return: that row for each of the values, in their order; None where there is none.
     """
     found: list[dict[str, Any] | None] = []

@@ -47,18 +47,48 @@ _INSERT_EFFECT = f"""
         %(plan_digest)s, %(undo)s, %(after)s, %(undoes)s, %(current)s, %(find_counts)s, %(probe_note)s, %(task_id)s,
         %(external_url)s, clock_timestamp(), clock_timestamp())
     RETURNING {columns(Effect)}"""
-_UPDATE_EFFECT = f"""
-    UPDATE aihandoff.effects SET state = %(state)s, attempt = %(attempt)s, claim_token = %(claim_token)s,
-        claimed_by = %(claimed_by)s, claimed_at = CASE WHEN %(claimed)s THEN clock_timestamp() ELSE claimed_at END,
-        claim_until = CASE WHEN %(claimed)s THEN clock_timestamp() + %(lease)s ELSE claim_until END,
-        unknown_since = CASE WHEN %(lost)s THEN clock_timestamp() ELSE unknown_since END,
-        external_id = %(external_id)s, result = %(result)s, error = %(error)s, resends = %(resends)s,
-        not_now = %(not_now)s, find_counts = %(find_counts)s, own = %(own)s, probe_note = %(probe_note)s,
-        filled = %(filled)s, external_url = %(external_url)s, rate_key = %(rate_key)s, conn_id = %(conn_id)s,
+#: What a step changes of an effect, and how it is handed over for many.
+_OF_A_STEP = {
+    "effect_id": "bigint",
+    "state": "text",
+    "attempt": "integer",
+    "claim_token": "uuid",
+    "claimed_by": "text",
+    "claimed": "boolean",
+    "lease": "interval",
+    "lost": "boolean",
+    "external_id": "text",
+    "result": "json",
+    "error": "text",
+    "resends": "integer",
+    "not_now": "boolean",
+    "find_counts": "boolean",
+    "own": "boolean",
+    "probe_note": "text",
+    "filled": "json",
+    "external_url": "text",
+    "rate_key": "text",
+    "conn_id": "text",
+}
+_CHANGES = """state = {state}, attempt = {attempt}, claim_token = {claim_token}, claimed_by = {claimed_by},
+        claimed_at = CASE WHEN {claimed} THEN clock_timestamp() ELSE e.claimed_at END,
+        claim_until = CASE WHEN {claimed} THEN clock_timestamp() + {lease} ELSE e.claim_until END,
+        unknown_since = CASE WHEN {lost} THEN clock_timestamp() ELSE e.unknown_since END,
+        external_id = {external_id}, result = {result}, error = {error}, resends = {resends},
+        not_now = {not_now}, find_counts = {find_counts}, own = {own}, probe_note = {probe_note},
+        filled = {filled}, external_url = {external_url}, rate_key = {rate_key}, conn_id = {conn_id},
         updated_at = clock_timestamp(),
-        held_kind = NULL, held_name = NULL, held_why = NULL, held_since = NULL, held_until = NULL
-    WHERE effect_id = %(effect_id)s
-    RETURNING {columns(Effect)}"""
+        held_kind = NULL, held_name = NULL, held_why = NULL, held_since = NULL, held_until = NULL"""
+_UPDATE_EFFECT = f"""
+    UPDATE aihandoff.effects AS e SET {_CHANGES.format_map({name: f"%({name})s" for name in _OF_A_STEP})}
+    WHERE e.effect_id = %(effect_id)s
+    RETURNING {columns(Effect, "e")}"""
+_UPDATE_EFFECTS = f"""
+    UPDATE aihandoff.effects AS e SET {_CHANGES.format_map({name: f"step.{name}" for name in _OF_A_STEP})}
+    FROM unnest({", ".join(f"%({name})s::{kind}[]" for name, kind in _OF_A_STEP.items())})
+        AS step ({", ".join(_OF_A_STEP)})
+    WHERE e.effect_id = step.effect_id
+    RETURNING {columns(Effect, "e")}"""
 _VOID_UNSENT = """
     UPDATE aihandoff.effects SET state = 'void', updated_at = clock_timestamp()
     WHERE job_id = %s AND revision = %s AND undoes IS NULL AND state IN ('planned', 'refused')"""
@@ -213,10 +243,13 @@ def change_effects(connection: LedgerConnection, steps: Sequence[EffectMove]) ->
     :return: the effects as they are now, in the same order.
     :raises IllegalTransition: an event is not valid in the state of its effect.
     """
-    rows = history.execute_many(connection, _UPDATE_EFFECT, [_changed(step) for step in steps])
+    # In one statement: a process that is stopped while it sends several together keeps its locks (`execute_many`).
+    changed = [_changed(step) for step in steps]
+    given = {name: [values[name] for values in changed] for name in _OF_A_STEP}
+    rows = {row["effect_id"]: Effect(**row) for row in connection.execute(_UPDATE_EFFECTS, given)}
     for step in steps:
         connection.count(signals.EFFECTS, target=step.effect.kind, step=step.event)
-    return [Effect(**row) for row in rows if row is not None]
+    return [rows[step.effect.effect_id] for step in steps if step.effect.effect_id in rows]
 
 
 def _changed(step: EffectMove) -> dict[str, Any]:

@@ -17,6 +17,8 @@ import psycopg
 import pytest
 from airflow import settings
 from airflow.dag_processing.bundles.manager import DagBundlesManager
+from airflow.sdk.definitions import dag as dag_definition
+from airflow.sdk.definitions.dag import _run_task
 from airflow.utils import db
 from fastapi import Request, Response
 from starlette.middleware.base import RequestResponseEndpoint
@@ -35,6 +37,7 @@ from airflow_provider_aihandoff.web.front_door import parked_tasks
 from demo.postgres import Postgres
 from tests import airflow_compat
 from tests.factories import draft, job_spec
+from tests.integration.operators import dag_runs
 from tests.integration.operators.dag_runs import Dags, Define, Run
 from tests.integration.operators.tasks import NOTE
 from tests.people import insist
@@ -96,10 +99,21 @@ def wait_in(
     monkeypatch.setenv("AIRFLOW__AIHANDOFF__APPROVALS_WAIT_IN", request.param)
     monkeypatch.setattr(package_compat, "can_await_input", lambda: True)
 
+    # `dag.test()` writes the state of a task again once it has run: it would undo that it was woken meanwhile.
+    between_tasks = threading.Lock()
+
+    def run_task(**arguments: Any) -> Any:
+        with between_tasks:
+            return _run_task(**arguments)
+
+    for module in (dag_definition, dag_runs):
+        monkeypatch.setattr(module, "_run_task", run_task)
+
     def serve() -> None:
         while not over.wait(0.1):
-            parked_tasks.wake_due(ledger)
-            parked_tasks.follow_up(ledger)
+            with between_tasks:
+                parked_tasks.wake_due(ledger)
+                parked_tasks.follow_up(ledger)
 
     over, server = threading.Event(), threading.Thread(target=insist(serve))
     with Ledger(conninfo, max_size=2) as ledger:

@@ -36,6 +36,7 @@ OWN_CLOCK = {
     "web/pages/doctor_page.py": "says when this server examined, also where no ledger answers",
     "web/render/environment.py": "says how long ago or how soon something is, for the reader of a page",
     "testing/webhook_endpoint.py": "signs as OpenAI does",
+    "web/front_door/parked_tasks.py": "says in Airflow's list when something was asked and answered, as Airflow does",
 }
 
 
