@@ -1,4 +1,4 @@
-"""One leg of a set's task: each response counts once, whoever says that it has ended."""
+"""One leg of a set's task: each response counts once, also where the ledger and the flight both know that it ended."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from airflow_provider_aihandoff.core.states import ResponseStatus, RevisionState
 from airflow_provider_aihandoff.operators.response_set import OpenAIResponseSetOperator, _Leg
 
 
-def test_a_response_that_a_webhook_was_told_about_is_taken_and_counted_once() -> None:
+def test_a_response_that_a_webhook_was_about_is_taken_and_counted_once() -> None:
     ledger = {
         1: SimpleNamespace(
             job_id=1,
