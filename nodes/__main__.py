@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+import psycopg
+
+from demo.airflow_api import UNREACHABLE, AirflowApiError
 from demo.local import demo_home
 from demo.postgres import PostgresUnavailableError
 from demo.processes import ProcessFailedError
@@ -18,12 +21,15 @@ from nodes.components import NotInstalledError, check_programs, running
 from nodes.faults import STOPPED_SECONDS, Fault, faults, short_faults
 from nodes.network import isolate
 from nodes.rounds import Rounds
-from nodes.table import Result
 from nodes.topology import SHORT, WHOLE, Topology
 from nodes.traffic import Traffic
 from nodes.verdict import judge
 
 JOBS, SHORT_JOBS = 200, 20
+
+
+NOT_PLAYED = (TimeoutError, *UNREACHABLE, AirflowApiError, psycopg.OperationalError)
+"""What ends a row, and not the run."""
 
 
 class AlreadyRunningError(RuntimeError):
@@ -33,26 +39,32 @@ class AlreadyRunningError(RuntimeError):
 def play(home: Path, chosen: Sequence[Fault], topology: Topology, jobs: int) -> list[str]:
     """Play all rounds on one stack, and print the table; return what is no 0 and has to be one."""
     say = _Steps()
-    results: list[Result] = []
+    lines, problems = [table.head()], list[str]()
     with running(home, topology, jobs=jobs * len(chosen), report=say) as stack:
         say("Everything is up")
         traffic = Traffic(stack)
         rounds = Rounds(stack, traffic, jobs, say)
         for fault in chosen:
-            results.append(rounds.play(fault))
-            say(table.line(results[-1]))
-            for problem in results[-1].problems:
+            try:
+                result = rounds.play(fault)
+            except NOT_PLAYED as error:
+                lines.append(table.not_played(fault.name, error))
+                problems.append(f"{fault.name}: {error}")
+                say(lines[-1])
+                continue
+            lines.append(table.line(result))
+            problems += result.problems
+            say(lines[-1])
+            for problem in result.problems:
                 say(f"  {problem}")
-            if results[-1].revived:
-                say(f"  ended by themselves, and started again: {', '.join(results[-1].revived)}")
+            if result.revived:
+                say(f"  ended by themselves, and started again: {', '.join(result.revived)}")
         whole = judge(stack, after=0)
-    print(f"\n{table.head()}")
-    for result in results:
-        print(table.line(result))
+    print("", *lines, sep="\n")
     print(
         f"\n{whole.jobs} jobs, {whole.writes} writes: {len(whole.differences)} differences between ledger and witness."
     )
-    return [problem for result in results for problem in result.problems] + whole.differences
+    return problems + whole.differences
 
 
 @contextmanager

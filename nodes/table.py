@@ -82,4 +82,9 @@ def line(result: Result) -> str:
     return f"{result.name:<{_WIDTH}}{shown}"
 
 
+def not_played(name: str, error: Exception) -> str:
+    """The row of a fault that was not played to its end."""
+    return f"{name:<{_WIDTH}}  not played to its end: {error}"
+
+
 _WIDTH = 52
