@@ -808,7 +808,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             leg.runs(revision)
             leg.flight.runs(asked)
             return "runs"
-        leg.flight.ended()
+        leg.flight.ended(asked)
         self._store(leg, revision, response)
         return "taken"
 

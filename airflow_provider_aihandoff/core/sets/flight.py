@@ -12,12 +12,20 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-#: Seconds that the model is expected to take before anything is known, and how much later one asks until it is.
-_FIRST, _GROWTH = 0.5, 1.25
+#: Until anything is known: seconds that the model is expected to take, how much later the next ones are asked about,
+#: and seconds between two questions.
+_FIRST, _GROWTH, _FIRST_EVERY = 0.5, 1.25, 0.25
 
-#: What an answer, and a question without one, change in what is expected: one question in eleven finds none. Where more
-#: may, it is every other one: where some answers take much longer than others, most are taken much sooner by that.
-_HIT, _MISS, _HIT_WITH_ROOM = 0.998, 1.02, 0.98
+#: What an answer, and a question without one, change in what is expected: one question in eleven finds none.
+_HIT, _MISS = 0.998, 1.02
+
+#: The same where the model takes unevenly long and more questions may find no answer: two in three. Most are taken much
+#: sooner by that.
+_HIT_WITH_ROOM, _MISS_WITH_ROOM = 0.98, 1.01
+
+#: How much the newest answer counts in how often one differs from the one before; and from where on the model takes
+#: unevenly long. Where it does not, all are answered from some age on, and none before.
+_NEWEST, _UNEVEN = 0.02, 0.05
 
 #: After what part of its age a response is asked about again that had not ended: before any has, and later; and after
 #: how many seconds at least.
@@ -33,12 +41,19 @@ class Due:
 
     :param sent_at: when it was sent for, by the flight's clock.
     :param again: it was asked about before.
+    :param asked_at: when it is asked about, by the same clock.
     """
 
     sent_at: float
     job_id: int
     number: int
     again: bool = False
+    asked_at: float = 0.0
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was sent for, when it is asked about."""
+        return self.asked_at - self.sent_at
 
 
 class Flight:
@@ -53,8 +68,10 @@ class Flight:
         self._lock = threading.Lock()
         self._new: deque[Due] = deque()
         self._again: list[tuple[float, Due]] = []
-        self._expected, self._is_known = _FIRST, False
+        self._expected, self._expected_since, self._is_known = _FIRST, clock(), False
         self._not_ended_by = 0.0
+        self._had_ended, self._differing = True, 0.0
+        self._asked_at = clock() - _FIRST
         self._allowed, self._allowed_at = _MISSES_AT_ONCE, clock()
 
     def __len__(self) -> int:
@@ -77,34 +94,65 @@ class Flight:
             now = self._clock()
             self._allowed = min(_MISSES_AT_ONCE, self._allowed + (now - self._allowed_at) * self._misses)
             self._allowed_at = now
-            if self._allowed < 1:
+            if self._allowed < 1 or (not self._is_known and now < self._asked_at + _FIRST_EVERY):
                 return None
             if self._new and self._new[0].sent_at + self._expected <= now:
-                return self._new.popleft()
-            if self._again and self._again[0][0] <= now:
-                return heapq.heappop(self._again)[1]
-            return None
+                found = self._new.popleft()
+            elif self._again and self._again[0][0] <= now:
+                found = heapq.heappop(self._again)[1]
+            else:
+                return None
+            self._asked_at = now
+            return replace(found, asked_at=now)
 
     def runs(self, asked: Due) -> None:
         """A response that was asked about has not ended."""
         with self._lock:
             now = self._clock()
-            age = now - asked.sent_at
             self._allowed -= 1
-            if not asked.again:  # one that takes much longer than the others says nothing about these
-                later = age * (_MISS if self._is_known else _GROWTH)
-                self._expected = max(self._expected, later)
-                self._not_ended_by = max(self._not_ended_by, age)
-            pause = max(_LATER_AT_LEAST, (_LATER if self._is_known else _LATER_AT_FIRST) * age)
+            self._note(asked, ended=False)
+            if self._counts(asked):
+                if self._is_known:  # however late it is asked about: it may be one that takes much longer than others
+                    self._expect(self._expected * (_MISS_WITH_ROOM if self._has_room else _MISS))
+                else:
+                    self._expect(max(self._expected, asked.age * _GROWTH))
+            if not asked.again:
+                self._not_ended_by = max(self._not_ended_by, asked.age)
+            pause = max(_LATER_AT_LEAST, (_LATER if self._is_known else _LATER_AT_FIRST) * asked.age)
             heapq.heappush(self._again, (now + pause, replace(asked, again=True)))
 
-    def ended(self) -> None:
+    def ended(self, asked: Due) -> None:
         """A response that was asked about has ended."""
         with self._lock:
             if not self._is_known and self._not_ended_by:
                 # It has grown past what the first ones took: the others are asked about from where none had ended.
-                self._expected = min(self._expected, self._not_ended_by * _MISS)
+                self._expect(min(self._expected, self._not_ended_by * _MISS))
                 self._again = [(min(at, each.sent_at + self._expected), each) for at, each in self._again]
                 heapq.heapify(self._again)
             self._is_known = True
-            self._expected *= _HIT_WITH_ROOM if self._allowed >= _MISSES_AT_ONCE / 2 else _HIT
+            self._note(asked, ended=True)
+            if self._counts(asked):  # one that was asked about late has taken its age at most: that says little
+                self._expect(min(self._expected, asked.age * (_HIT_WITH_ROOM if self._has_room else _HIT)))
+
+    @property
+    def _has_room(self) -> bool:
+        """Whether more questions may find no answer than do, and are worth it."""
+        return self._differing > _UNEVEN and self._allowed >= _MISSES_AT_ONCE / 2
+
+    def _note(self, asked: Due, *, ended: bool) -> None:
+        if not asked.again:
+            self._differing += _NEWEST * ((ended is not self._had_ended) - self._differing)
+            self._had_ended = ended
+
+    def _counts(self, asked: Due) -> bool:
+        """Whether what became of a question changes what is expected.
+
+        The first one of those that were asked by that does; the others were asked too early, or too late, with it. One
+        that was asked about before says nothing about the others.
+        """
+        return asked.asked_at >= self._expected_since and not asked.again
+
+    def _expect(self, seconds: float) -> None:
+        """Expect the others to take so long."""
+        if seconds != self._expected:
+            self._expected, self._expected_since = seconds, self._clock()
