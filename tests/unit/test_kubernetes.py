@@ -23,7 +23,9 @@ DOCS = (ROOT / "docs" / "many-nodes.md").read_text("utf-8")
 CHART = os.environ.get("AIHANDOFF_TEST_CHART")
 
 OF_AIRFLOW = {"airflow-metadata/connection", "airflow-keys/fernet-key"}
-LEDGER, DIRECT, OPENAI, DIGEST = (f"aihandoff/{key}" for key in ("ledger", "ledger-direct", "openai", "digest-key"))
+LEDGER, DIRECT, OPENAI, WEBHOOKS, DIGEST = (
+    f"aihandoff/{key}" for key in ("ledger", "ledger-direct", "openai", "openai-webhooks", "digest-key")
+)
 
 
 def secrets_of(env: list[dict[str, Any]]) -> set[str]:
@@ -47,7 +49,7 @@ def test_who_gets_which_secret() -> None:
         "triggerer": {*OF_AIRFLOW, DIRECT, OPENAI, DIGEST},
         "apiServer": {*OF_AIRFLOW, DIRECT, OPENAI, DIGEST},
         "migration": {*OF_AIRFLOW, DIRECT, OPENAI, DIGEST},
-        "receiver": {LEDGER, OPENAI},
+        "receiver": {LEDGER, WEBHOOKS},
     }
 
 
@@ -86,7 +88,7 @@ def test_no_secret_stands_in_the_files_and_each_is_explained() -> None:
     assert not re.search(r"://[^/\s\"]*:[^/\s\"@+]+@", text)
     assert not re.search(r"^ *(?:password|pass|fernetKey|jwtSecret|apiSecretKey): *\S", text, re.MULTILINE)
     named = set(re.findall(r"\bname: ((?:airflow|aihandoff)(?:-[a-z]+)*), key: ([a-z-]+)", text))
-    assert len(named) == 6
+    assert len(named) == 7
     for secret, key in named:
         assert secret in DOCS
         assert key in DOCS
