@@ -58,3 +58,13 @@ def name_exceptions(monkeypatch: pytest.MonkeyPatch) -> None:
         finalize(ti, state, context, log, error)
 
     monkeypatch.setattr(task_runner, "finalize", named)
+
+
+def register_timetable(timetable: type[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have Airflow know a timetable, as a plugin does."""
+    manager: Any = import_module("airflow.plugins_manager")
+    known = {f"{timetable.__module__}.{timetable.__qualname__}": timetable}
+    if RELEASE < (3, 2):
+        monkeypatch.setattr(manager, "timetable_classes", known)
+    else:
+        monkeypatch.setattr(manager, "get_timetables_plugins", lambda: known)

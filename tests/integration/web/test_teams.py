@@ -119,6 +119,17 @@ def test_a_pause_of_all_dags_needs_the_right_for_each_team(bob: TestClient, ledg
     assert bob.post(path, json={**pause, "dag_id": "alpha_dag"}).status_code == 200
 
 
+def test_a_job_whose_type_and_key_a_dag_of_another_team_names_is_that_teams_from_then_on(
+    bob: TestClient, login: Login, ledger: Ledger
+) -> None:
+    draft(ledger, job_spec(owner=replace(OWNER, dag_id="alpha_dag")))
+    carol = login("carol", teams=["beta"])
+    assert (shown(bob), shown(carol)) == ([job_spec().job_key], [])
+
+    ledger.submission.open(job_spec(owner=replace(OWNER, dag_id="beta_dag", run_id="manual__2")))
+    assert (shown(bob), shown(carol)) == ([], [job_spec().job_key])
+
+
 def test_the_jobs_of_a_dag_that_airflow_no_longer_has_need_the_right_for_every_team(
     bob: TestClient, login: Login, ledger: Ledger
 ) -> None:
