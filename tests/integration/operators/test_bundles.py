@@ -25,6 +25,7 @@ from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.review.rules import Person
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.testing import OpenAIStandIn
+from tests.airflow_compat import forget_bundles
 from tests.integration.operators.dag_runs import Dags, Run, open_session
 from tests.people import insist
 from tests.target import Answer, Target
@@ -143,7 +144,9 @@ def notes(dags: Dags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     with monkeypatch.context() as patch:
         patch.setenv("AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST", json.dumps([local, folder]))
         patch.setenv("AIRFLOW__CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL", "0")  # each version is seen at once
+        forget_bundles()
         yield Notes(dags, tmp_path)
+    forget_bundles()
     with open_session() as session:
         session.execute(delete(DagRun).where(DagRun.dag_id == "notes"))
         session.commit()

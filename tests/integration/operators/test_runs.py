@@ -9,7 +9,6 @@ import pytest
 from airflow.api.common.trigger_dag import trigger_dag
 from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
-from airflow.sdk import CronDataIntervalTimetable, CronTriggerTimetable
 from airflow.timetables.base import DagRunInfo, DataInterval, TimeRestriction, Timetable
 from airflow.utils.types import DagRunTriggeredByType
 from pendulum import DateTime
@@ -17,7 +16,7 @@ from sqlalchemy import select
 
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.testing import OpenAIStandIn
-from tests.airflow_compat import register_timetable
+from tests.airflow_compat import CronDataIntervalTimetable, CronTriggerTimetable, register_timetable
 from tests.integration.operators.dag_runs import Dags, Run, open_session
 from tests.integration.operators.tasks import ask_unapproved, publish
 from tests.integration.operators.test_sets import draft_set, requests_of
