@@ -55,6 +55,7 @@ _RATES, _BUCKETS = f"{_LEDGER}/rates/test_rate_store.py", "tests/unit/core/rates
 _TOGETHER = f"{_LEDGER}/webhooks/test_inbox_batch.py"
 _INTAKE = "tests/unit/core/webhooks/test_intake.py"
 
+_TEAMS = "tests/integration/web/test_teams.py"
 _STRANGERS, _BUDGET = "tests/integration/web/test_strangers.py", "tests/integration/web/test_page_budget.py"
 
 #: Seconds for the tests of one guard.
@@ -1147,6 +1148,20 @@ GUARDS = (
         "inbox: only who may act on every job settles webhooks",
         "tests/integration/web/test_inbox_page.py::test_only_who_may_act_on_every_job_settles_webhooks",
         ("may_settle_webhooks", "len(viewer.answerable(dag_ids)) == len(dag_ids)", "bool(viewer.answerable(dag_ids))"),
+    ),
+    guard(
+        "teams: a right is asked for the team of the Dag",
+        f"{_TEAMS}::test_users_see_and_decide_on_the_jobs_of_their_team_and_of_dags_without_one",
+        (
+            "auth:_details",
+            "DagDetails(id=dag_id, team_name=team) if team else DagDetails(id=dag_id)",
+            "DagDetails(id=dag_id)",
+        ),
+    ),
+    guard(
+        "teams: the jobs of a deleted Dag need the right for every team",
+        f"{_TEAMS}::test_the_jobs_of_a_dag_that_airflow_no_longer_has_need_the_right_for_every_team",
+        ("auth:_teams", "if unknown := set(teamless) - known:", "if unknown := set[str]():"),
     ),
     guard(
         "doctor: its page is for who may edit connections",

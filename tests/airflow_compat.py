@@ -35,6 +35,14 @@ PLUGINS_MANAGER = "airflow.plugins_manager" if RELEASE < (3, 2) else "airflow.sd
 #: What a task makes of a value before it is kept as an XCom, and back: ``serialize`` and ``deserialize``.
 serde: Any = import_module("airflow.serialization.serde" if RELEASE < (3, 2) else "airflow.sdk.serde")
 
+#: The timetables of a cron expression: of the interval before each run, and of a moment.
+CronDataIntervalTimetable: Any = import_module(
+    "airflow.timetables.interval" if RELEASE < (3, 2) else "airflow.sdk"
+).CronDataIntervalTimetable
+CronTriggerTimetable: Any = import_module(
+    "airflow.timetables.trigger" if RELEASE < (3, 2) else "airflow.sdk"
+).CronTriggerTimetable
+
 
 def get_parser() -> ArgumentParser:
     """The parser of ``airflow``, with the commands of this package."""
@@ -58,3 +66,19 @@ def name_exceptions(monkeypatch: pytest.MonkeyPatch) -> None:
         finalize(ti, state, context, log, error)
 
     monkeypatch.setattr(task_runner, "finalize", named)
+
+
+def register_timetable(timetable: type[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have Airflow know a timetable, as a plugin does."""
+    manager: Any = import_module("airflow.plugins_manager")
+    known = {f"{timetable.__module__}.{timetable.__qualname__}": timetable}
+    if RELEASE < (3, 2):
+        monkeypatch.setattr(manager, "timetable_classes", known)
+    else:
+        monkeypatch.setattr(manager, "get_timetables_plugins", lambda: known)
+
+
+def forget_bundles() -> None:
+    """Have Airflow read again which bundles are configured: as of 3.4, a process reads that once."""
+    if RELEASE >= (3, 4):
+        import_module("airflow.dag_processing.bundles.manager")._load_bundle_config_snapshot.cache_clear()

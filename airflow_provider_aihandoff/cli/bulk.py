@@ -10,6 +10,7 @@ import time
 from argparse import Namespace
 from functools import partial
 
+from airflow_provider_aihandoff.airflow_compat import PROGRAM
 from airflow_provider_aihandoff.cli.common import (
     actor,
     check_reason,
@@ -115,7 +116,7 @@ def take(args: Namespace, action: BulkAction, wanted: JobFilter, to: Reviewers |
             return
         count = _confirmed(shown) if args.count is None else args.count
         bulk_id = begin(ledger, shown, count=count, digest=shown.digest, reason=args.reason, actor=actor())
-        say(f"This is bulk action {bulk_id}. If it is interrupted: airflow aihandoff jobs resume {bulk_id}", error=True)
+        say(f"This is bulk action {bulk_id}. If it is interrupted: {PROGRAM} jobs resume {bulk_id}", error=True)
         _run(ledger, bulk_id, args.output)
 
 
@@ -175,7 +176,7 @@ def _run(ledger: Ledger, bulk_id: int, output: str) -> None:
     print_rows([{name: getattr(each, name) for name in names} for each in report], output)
     say(_in_words(bulk_id, after), error=True)
     if not after.is_over:
-        say(f"Go on with: airflow aihandoff jobs resume {bulk_id}", error=True)
+        say(f"Go on with: {PROGRAM} jobs resume {bulk_id}", error=True)
         sys.exit(UNFINISHED)
 
 

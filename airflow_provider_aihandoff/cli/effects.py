@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from dataclasses import asdict
 
+from airflow_provider_aihandoff.airflow_compat import PROGRAM
 from airflow_provider_aihandoff.cli.common import actor, command, fail, open_ledger, print_rows, say
 from airflow_provider_aihandoff.core.effects.resolve import answer
 from airflow_provider_aihandoff.core.models import Effect
@@ -65,5 +66,5 @@ def resolve(args: Namespace) -> None:
 def _next(effect: Effect) -> str:
     """What happens after an effect was resolved."""
     if effect.undoes is not None:
-        return f"Continue with `airflow aihandoff rollback {effect.job_id}`."
+        return f"Continue with `{PROGRAM} rollback {effect.job_id}`."
     return "A waiting task continues by itself. A failed task continues when you clear it."

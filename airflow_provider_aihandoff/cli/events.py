@@ -16,6 +16,7 @@ from typing import Any
 from airflow.providers.common.compat.sdk import AirflowException
 from airflow.utils.providers_configuration_loader import providers_configuration_loaded
 
+from airflow_provider_aihandoff.airflow_compat import PROGRAM
 from airflow_provider_aihandoff.cli.common import actor, check_reason, command, fail, open_ledger, print_rows, say
 from airflow_provider_aihandoff.cli.secret_places import is_of_database, keep_newest, make, put_first
 from airflow_provider_aihandoff.core.errors import HandoffError
@@ -46,7 +47,7 @@ def subscribe(args: Namespace) -> None:
     about = ", ".join(subscription.job_types) or "every type"
     states = ", ".join(subscription.states) or "each state"
     say(f"Changes of jobs of {about} to {states} are sent to {subscription.url} from now on ({subscription.name}).")
-    say("Something has to send it: `airflow aihandoff events deliver`, or the Dag aihandoff_events.")
+    say(f"Something has to send it: `{PROGRAM} events deliver`, or the Dag aihandoff_events.")
 
 
 @command
@@ -83,7 +84,7 @@ def rotate(args: Namespace) -> None:
         )
     _new_secret(conn_id, known or [], print_only=args.print_secret)
     say("Events are signed with the new secret and the one before it. When the receiver knows the new one:")
-    say(f"  airflow aihandoff events rotate {args.name} --finish")
+    say(f"  {PROGRAM} events rotate {args.name} --finish")
 
 
 @providers_configuration_loaded

@@ -6,7 +6,16 @@ from argparse import Namespace
 from dataclasses import asdict
 
 from airflow_provider_aihandoff import settings
-from airflow_provider_aihandoff.cli.common import actor, check_reason, command, fail, open_ledger, print_rows, say
+from airflow_provider_aihandoff.cli.common import (
+    actor,
+    as_typed,
+    check_reason,
+    command,
+    fail,
+    open_ledger,
+    print_rows,
+    say,
+)
 from airflow_provider_aihandoff.core.database.history import first_break
 from airflow_provider_aihandoff.core.jobs.explanation import explain
 from airflow_provider_aihandoff.core.jobs.job_filter import FILTER_NAMES, JobFilter
@@ -28,7 +37,10 @@ def overview(args: Namespace) -> None:
     """Say what needs a person now."""
     with open_ledger(args) as ledger:
         causes = needs_of(ledger, None, silence=settings.number("webhook_silence")).causes
-    rows = [{"needs a person": cause.name, "number": counted(cause.count), "see": cause.command} for cause in causes]
+    rows = [
+        {"needs a person": cause.name, "number": counted(cause.count), "see": as_typed(cause.command)}
+        for cause in causes
+    ]
     print_rows(rows, args.output)
 
 
@@ -72,7 +84,7 @@ def _print_record(record: JobRecord) -> None:
     cost += ", without tools" if "tool_calls" in (revision.usage or {}) else ""
     say(f"{job.label}: {job.state.value}" + (f" ({job.state_reason})" if job.state_reason else ""))
     say(f"requested by {job.requested_by}; {job.dag_id}/{job.run_id}/{job.task_id}; {cost}")
-    say(str(explain(record)))
+    say(as_typed(str(explain(record))))
     say(f"review digest: {job.review_digest or 'none yet'}")
     print_rows([{"output": revision.output, "error": revision.error}], "yaml")
     names = (

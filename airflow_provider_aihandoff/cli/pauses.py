@@ -5,7 +5,17 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Sequence
 
-from airflow_provider_aihandoff.cli.common import actor, check_reason, command, fail, open_ledger, print_rows, say
+from airflow_provider_aihandoff.airflow_compat import PROGRAM
+from airflow_provider_aihandoff.cli.common import (
+    actor,
+    as_typed,
+    check_reason,
+    command,
+    fail,
+    open_ledger,
+    print_rows,
+    say,
+)
 from airflow_provider_aihandoff.core.admission.pause_store import Pause, Scope
 from airflow_provider_aihandoff.core.errors import CannotCancel
 from airflow_provider_aihandoff.core.generation.stop import cancel_job
@@ -23,7 +33,7 @@ def pause(args: Namespace) -> None:
     with open_ledger(args) as ledger:
         begun = ledger.pauses.begin(scope, writes=args.writes, reason=args.reason, actor=actor())
         say(f"Pause {begun.pause_id} holds {begun.stops} ({scope}).")
-        say(f"To end it: airflow aihandoff resume {begun.pause_id} --reason REASON")
+        say(f"To end it: {PROGRAM} resume {begun.pause_id} --reason REASON")
         running = ledger.pauses.running(scope)
         if args.cancel_running:
             _cancel(ledger, running, begun)
@@ -40,7 +50,7 @@ def _cancel(ledger: Ledger, job_ids: Sequence[int], begun: Pause) -> None:
                 cancel_job(ledger, provider_for, job_id, actor=actor(), reason=f"pause: {begun.reason}")
                 cancelled += 1
             except CannotCancel as error:
-                say(str(error), error=True)
+                say(as_typed(str(error)), error=True)
     say(f"{cancelled} of {len(job_ids)} jobs whose responses ran were cancelled.")
 
 

@@ -8,7 +8,16 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import NoReturn
 
-from airflow_provider_aihandoff.cli.common import actor, check_reason, command, fail, open_ledger, print_rows, say
+from airflow_provider_aihandoff.cli.common import (
+    actor,
+    as_typed,
+    check_reason,
+    command,
+    fail,
+    open_ledger,
+    print_rows,
+    say,
+)
 from airflow_provider_aihandoff.core.effects.roll_back import Unfinished, roll_back_now
 from airflow_provider_aihandoff.core.effects.roll_back_store import cannot_roll_back
 from airflow_provider_aihandoff.core.effects.undo import undo_steps
@@ -83,7 +92,8 @@ def _end_unfinished(left: Unfinished) -> NoReturn:
         "Then run this command again." if left.seconds is None else f"Run this command again in {left.seconds:.0f} s."
     )
     say(
-        f"aihandoff: The roll-back has started, but is not finished: {left.why} {when} It continues where it stopped.",
+        f"aihandoff: The roll-back has started, but is not finished: {as_typed(left.why)} {when} It continues where it "
+        "stopped.",
         error=True,
     )
     sys.exit(UNFINISHED)

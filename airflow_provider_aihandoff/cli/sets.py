@@ -7,6 +7,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any
 
+from airflow_provider_aihandoff.airflow_compat import PROGRAM
 from airflow_provider_aihandoff.cli import bulk
 from airflow_provider_aihandoff.cli.common import (
     actor,
@@ -106,7 +107,7 @@ def pause(args: Namespace) -> None:
     say(f"{found.label} is paused: pause {begun.pause_id} holds {begun.stops}.")
     if running:
         say(f"{running:,} of its responses run on.")
-    say(f"To end it: airflow aihandoff sets resume {found.set_id} --reason REASON")
+    say(f"To end it: {PROGRAM} sets resume {found.set_id} --reason REASON")
 
 
 @command

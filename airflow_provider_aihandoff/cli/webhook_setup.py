@@ -6,6 +6,7 @@ from argparse import Namespace
 
 from airflow.providers.common.compat.sdk import conf
 
+from airflow_provider_aihandoff.airflow_compat import PROGRAM
 from airflow_provider_aihandoff.cli.common import command, fail, say
 from airflow_provider_aihandoff.cli.secret_places import is_of_database, put_first
 from airflow_provider_aihandoff.core.generation.webhook_endpoints import Endpoint, WebhookEndpoints
@@ -32,7 +33,7 @@ def register(args: Namespace) -> None:
         endpoint, secret = api.create(_NAME, url)
     _keep(conn_id, secret, print_secret=args.print_secret)
     say(f"OpenAI sends {', '.join(endpoint.event_types)} to {endpoint.url} ({endpoint.endpoint_id}).")
-    say("Check it with `airflow aihandoff webhooks test`.")
+    say(f"Check it with `{PROGRAM} webhooks test`.")
 
 
 @command
@@ -61,7 +62,7 @@ def test(args: Namespace) -> None:
             "connection has no secrets, or is not in [aihandoff] webhook_conn_ids; 503: the ledger is unavailable. "
             "`airflow aihandoff doctor` says more."
         )
-    say(f"{endpoint.url} took a sample event of OpenAI ({status}). `airflow aihandoff inbox list` shows it.")
+    say(f"{endpoint.url} took a sample event of OpenAI ({status}). `{PROGRAM} inbox list` shows it.")
 
 
 def _conn_id(args: Namespace) -> str:

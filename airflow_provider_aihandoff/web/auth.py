@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -14,11 +15,12 @@ from airflow.api_fastapi.auth.managers.models.batch_apis import IsAuthorizedDagR
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
 from airflow.api_fastapi.core_api.security import GetUserDep, get_user
 from airflow.models.dag import DagModel
+from airflow.models.team import Team
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, conf
 from airflow.utils.session import create_session
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
-from sqlalchemy import inspect
+from sqlalchemy import inspect, select
 
 from airflow_provider_aihandoff.core.admission.pause_store import Pause
 from airflow_provider_aihandoff.core.errors import (
@@ -141,10 +143,12 @@ class Viewer:
 
     def may_trigger(self, dag_id: str) -> bool:
         """Whether the user may trigger runs of the Dag."""
-        (team,) = _teams([dag_id]).values()
-        details = DagDetails(id=dag_id, team_name=team) if team else DagDetails(id=dag_id)
-        return get_auth_manager().is_authorized_dag(
-            method="POST", access_entity=DagAccessEntity.RUN, details=details, user=self.user
+        (teams,) = _teams([dag_id]).values()
+        return all(
+            get_auth_manager().is_authorized_dag(
+                method="POST", access_entity=DagAccessEntity.RUN, details=_details(dag_id, team), user=self.user
+            )
+            for team in teams
         )
 
     @cached_property
@@ -193,12 +197,14 @@ class Viewer:
 
         A user who has it for all of them costs one call to the auth manager, others one call for each Dag.
         """
-        requests = [_request(method, dag_id, team) for dag_id, team in _teams(dag_ids).items()]
+        requests = {
+            dag_id: [_request(method, dag_id, team) for team in teams] for dag_id, teams in _teams(dag_ids).items()
+        }
         if not requests:
             return []
-        if get_auth_manager().batch_is_authorized_dag(requests, user=self.user):
-            return [_dag_id(request) for request in requests]
-        return [_dag_id(request) for request in requests if self._is_authorized(request)]
+        if get_auth_manager().batch_is_authorized_dag([*chain.from_iterable(requests.values())], user=self.user):
+            return [*requests]
+        return [dag_id for dag_id, needed in requests.items() if all(map(self._is_authorized, needed))]
 
     def _is_authorized(self, request: IsAuthorizedDagRequest) -> bool:
         return get_auth_manager().is_authorized_dag(user=self.user, **request)
@@ -225,24 +231,30 @@ def _names(*found: Any) -> frozenset[str]:
 
 
 def _request(method: Method, dag_id: str, team: str | None) -> IsAuthorizedDagRequest:
-    details = DagDetails(id=dag_id, team_name=team) if team else DagDetails(id=dag_id)
-    return {"method": method, "access_entity": DagAccessEntity.HITL_DETAIL, "details": details}
+    return {"method": method, "access_entity": DagAccessEntity.HITL_DETAIL, "details": _details(dag_id, team)}
 
 
-def _dag_id(request: IsAuthorizedDagRequest) -> str:
-    details = request.get("details")
-    assert details is not None
-    assert details.id is not None
-    return details.id
+def _details(dag_id: str, team: str | None) -> DagDetails:
+    return DagDetails(id=dag_id, team_name=team) if team else DagDetails(id=dag_id)
 
 
-def _teams(dag_ids: Iterable[str]) -> Mapping[str, str | None]:
-    """The team of each Dag; None for all of them where Airflow does not run in multi-team mode."""
+def _teams(dag_ids: Iterable[str]) -> Mapping[str, Collection[str | None]]:
+    """The teams for which a permission on each Dag is needed: its own; None where it has none, or Airflow has no teams.
+
+    Airflow forgets the team of a Dag that is deleted, and its jobs stay: they may be of any team, and need all of them.
+    """
     ids = list(dag_ids)
-    teams: dict[str, str | None] = {}
-    if conf.getboolean("core", "multi_team", fallback=False):
-        teams = DagModel.get_dag_id_to_team_name_mapping(ids)
-    return {dag_id: teams.get(dag_id) for dag_id in ids}
+    if not conf.getboolean("core", "multi_team", fallback=False):
+        return {dag_id: [None] for dag_id in ids}
+    of_dag = DagModel.get_dag_id_to_team_name_mapping(ids)
+    teams: dict[str, Collection[str | None]] = {dag_id: [of_dag.get(dag_id)] for dag_id in ids}
+    if teamless := [dag_id for dag_id in ids if of_dag.get(dag_id) is None]:
+        with create_session() as session:
+            known = set(session.scalars(select(DagModel.dag_id).where(DagModel.dag_id.in_(teamless))))
+        if unknown := set(teamless) - known:
+            every_team: list[str | None] = [*Team.get_all_team_names()]
+            teams |= dict.fromkeys(unknown, every_team or [None])
+    return teams
 
 
 def _viewer(user: GetUserDep) -> Viewer:

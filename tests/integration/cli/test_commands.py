@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from openai import OpenAI
 
+from airflow_provider_aihandoff.airflow_compat import PROGRAM
 from airflow_provider_aihandoff.cli import watch
 from airflow_provider_aihandoff.core.generation.openai.provider import OpenAIProvider
 from airflow_provider_aihandoff.core.generation.provider import ModelResponse
@@ -40,7 +41,7 @@ def test_a_new_ledger_is_created_once_and_then_checked(
     airflow: Airflow, empty_conninfo: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(empty_conninfo, monkeypatch)
-    with pytest.raises(SystemExit, match="airflow aihandoff db upgrade"):
+    with pytest.raises(SystemExit, match=f"{PROGRAM} db upgrade"):
         airflow("db", "check")
     assert "Created the ledger" in airflow("db", "upgrade")
     assert "already" in airflow("db", "upgrade")
@@ -348,7 +349,7 @@ class TestCancel:
     ) -> None:
         job = approve(on_ledger, ask(on_ledger, draft(on_ledger)))
         confirm(on_ledger, job, effect_plan())
-        with pytest.raises(SystemExit, match=f"airflow aihandoff rollback {job.job_id}"):
+        with pytest.raises(SystemExit, match=f"{PROGRAM} rollback {job.job_id}"):
             airflow("cancel", job.job_id, "--reason", "wrong product")
 
 
@@ -432,7 +433,7 @@ class TestRollback:
         ("answer", "said"),
         [
             (Answer(429, headers={"Retry-After": "120"}), "Run this command again in 120 s"),
-            (DROP, "airflow aihandoff effects resolve"),
+            (DROP, f"{PROGRAM} effects resolve"),
             (Answer(403), "answered 403"),
             (Answer(429), "answered 429"),
         ],
@@ -639,7 +640,7 @@ def test_a_failed_job_leaves_the_overview_once_it_is_acknowledged(airflow: Airfl
     assert row == {
         "needs a person": "failed jobs",
         "number": "1",
-        "see": "airflow aihandoff jobs list --need 'failed'",
+        "see": f"{PROGRAM} jobs list --need 'failed'",
     }
     assert "failed, and acknowledged" in airflow("acknowledge", job_id, "--reason", "the customer has left")
     assert on_ledger.record(job_id).events[-1].actor == "user:cli:carol"

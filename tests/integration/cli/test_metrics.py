@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib import import_module
 
 import pytest
 
+from airflow_provider_aihandoff.airflow_compat import RELEASE
 from airflow_provider_aihandoff.core import signals
 from airflow_provider_aihandoff.core.ledger import Ledger
 from tests.factories import ask, draft
 from tests.integration.cli.conftest import Airflow
-from tests.statsd import CORE, SDK, StatsD, configure
+from tests.statsd import CORE, SDK, StatsD, configure, forget, set_up
 
 
 @pytest.fixture
@@ -19,9 +19,10 @@ def statsd(monkeypatch: pytest.MonkeyPatch) -> Iterator[StatsD]:
     """A StatsD server that is configured, in a process that has set up no metrics."""
     server = StatsD()
     configure(server, monkeypatch)
-    for name, _ in (SDK, CORE):
-        for state in ("_factory", "_backend"):
-            monkeypatch.setitem(vars(import_module(name))["incr"].__globals__, state, None)
+    for place in (SDK, CORE):
+        forget(place, monkeypatch)
+    if RELEASE < (3, 2):  # there, each process has set up its metrics once it has imported them
+        set_up(CORE, server, monkeypatch)
     signals.use(None)
     yield server
     signals.use(None)

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 
+from airflow_provider_aihandoff.airflow_compat import PROGRAM
 from airflow_provider_aihandoff.cli.sets import bar
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.sets.set_record import JobSet, LeftOut, LeftOutItem, LeftOutReason
@@ -70,7 +71,7 @@ def test_a_set_is_paused_and_resumed(airflow: Airflow, on_ledger: Ledger) -> Non
     found = made(on_ledger)
     said = airflow("sets", "pause", found.set_id, "--reason", "wrong prompt")
     assert "is paused: pause 1 holds requests to the model and external writes." in said
-    assert f"airflow aihandoff sets resume {found.set_id} --reason REASON" in said
+    assert f"{PROGRAM} sets resume {found.set_id} --reason REASON" in said
     assert json.loads(airflow("sets", "show", found.set_id, "-o", "json"))[0]["paused"] is True
     assert f"set {found.set_id}" in airflow("pauses")
     assert "is not paused any longer" in airflow("sets", "resume", found.set_id, "--reason", "it is right")

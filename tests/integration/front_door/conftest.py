@@ -24,6 +24,7 @@ from airflow_provider_aihandoff.operators.response import OpenAIBackgroundRespon
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
 from airflow_provider_aihandoff.web.front_door import declared
 from demo.postgres import Postgres
+from tests import airflow_compat
 from tests.integration.operators import conftest as of_operators
 from tests.integration.operators.dag_runs import Dags
 from tests.integration.operators.tasks import Note, publish
@@ -97,6 +98,7 @@ def _use_database_of_environment() -> None:
 @pytest.fixture
 def dags(airflow: FastAPI, connections: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dags]:
     """Dags, of which none is there when the test begins, nor any run."""
+    airflow_compat.name_exceptions(monkeypatch)
     monkeypatch.setattr(declared, "_read", {})
     yield Dags()
     with of_session() as session:

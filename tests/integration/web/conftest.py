@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
@@ -90,11 +90,14 @@ def login(airflow: FastAPI, use_ledger: Callable[[dict[str, Any]], None], connin
     """A browser of a user, or a program with their token, on the ledger of the test."""
     use_ledger(conninfo)
 
-    def open_client(username: str, *, bearer: bool = False, headers: dict[str, str] = OWN_SITE) -> TestClient:
+    def open_client(
+        username: str, *, bearer: bool = False, headers: dict[str, str] = OWN_SITE, teams: Sequence[str] = ()
+    ) -> TestClient:
         client = TestClient(
             airflow, base_url=BASE_URL, follow_redirects=False, headers=headers, raise_server_exceptions=False
         )
-        user = SimpleAuthManagerUser(username=username, role=ROLES.get(username, "user"))
+        of_teams: dict[str, Any] = {"teams": [*teams]} if teams else {}  # before 3.2, Airflow has none
+        user = SimpleAuthManagerUser(username=username, role=ROLES.get(username, "user"), **of_teams)
         token = airflow_app.get_auth_manager().generate_jwt(user)
         if bearer:
             client.headers = {"Authorization": f"Bearer {token}"}

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import ForeignKey, create_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
+from sqlalchemy import Column, ForeignKey, Integer, String, create_engine
+from sqlalchemy.orm import Session, declarative_base, relationship
 from sqlalchemy.pool import StaticPool
 
 from airflow_provider_aihandoff.core.ledger import Ledger
@@ -254,31 +254,31 @@ def test_roles_and_groups_come_from_the_auth_manager(user: dict[str, Any], roles
     assert (person.roles, person.groups) == (frozenset(roles), frozenset(groups))
 
 
-class _Table(DeclarativeBase):
-    pass
+#: In the way that SQLAlchemy 1.4 knows as well, which Airflow 3.1 has.
+_Table: Any = declarative_base()
 
 
-class _Role(_Table):
+class _Role(_Table):  # type: ignore[misc]
     __tablename__ = "role"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str]
-    group_id: Mapped[int] = mapped_column(ForeignKey("team.id"))
+    id = Column(Integer, primary_key=True)
+    name = Column(String)
+    group_id = Column(Integer, ForeignKey("team.id"))
 
 
-class _Group(_Table):
+class _Group(_Table):  # type: ignore[misc]
     __tablename__ = "team"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str]
-    user_id: Mapped[int] = mapped_column(ForeignKey("person.id"))
-    roles: Mapped[list[_Role]] = relationship()
+    id = Column(Integer, primary_key=True)
+    name = Column(String)
+    user_id = Column(Integer, ForeignKey("person.id"))
+    roles = relationship(_Role)
 
 
-class _User(_Table):
+class _User(_Table):  # type: ignore[misc]
     """As the FAB auth manager has them."""
 
     __tablename__ = "person"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    groups: Mapped[list[_Group]] = relationship()
+    id = Column(Integer, primary_key=True)
+    groups = relationship(_Group)
 
     def get_name(self) -> str:
         return "bob"
