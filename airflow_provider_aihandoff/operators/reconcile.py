@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_aihandoff import settings
-from airflow_provider_aihandoff.core.budgets.budget_spec import checked_amount
+from airflow_provider_aihandoff.core.amounts import checked_amount
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook
 from airflow_provider_aihandoff.hooks.model_provider import providers
 from airflow_provider_aihandoff.operators.bill_comparison import compare_bill, notify_bill, send_bill_gauges

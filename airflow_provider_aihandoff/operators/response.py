@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_aihandoff import settings
-from airflow_provider_aihandoff.core.budgets.budget_spec import checked_amount
+from airflow_provider_aihandoff.core.amounts import checked_amount
 from airflow_provider_aihandoff.core.error_text import shown
 from airflow_provider_aihandoff.core.errors import JobCancelled, JobFailed
 from airflow_provider_aihandoff.core.generation.outcome import is_final

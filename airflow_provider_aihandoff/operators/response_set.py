@@ -40,14 +40,13 @@ from airflow_provider_aihandoff.core.jobs.attach import Attachment
 from airflow_provider_aihandoff.core.models import Job, JobSpec, Owner, Revision
 from airflow_provider_aihandoff.core.sets.batch_send import BatchSender
 from airflow_provider_aihandoff.core.sets.crew import Crew
+from airflow_provider_aihandoff.core.sets.fail_when import checked_fail_when, too_many
 from airflow_provider_aihandoff.core.sets.flight import Due, Flight
 from airflow_provider_aihandoff.core.sets.set_record import (
     JobSet,
     LeftOut,
     LeftOutItem,
     LeftOutReason,
-    checked_fail_when,
-    too_many,
 )
 from airflow_provider_aihandoff.core.sets.transport import WINDOWS, Transport, moves_at
 from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, JobState, RevisionState

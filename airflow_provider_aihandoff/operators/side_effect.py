@@ -41,7 +41,7 @@ from airflow_provider_aihandoff.core.errors import (
 from airflow_provider_aihandoff.core.external_link import checked_template
 from airflow_provider_aihandoff.core.jobs.job_view import JobView, view
 from airflow_provider_aihandoff.core.models import Effect, EffectPlan, PriorityName
-from airflow_provider_aihandoff.core.sets.set_record import checked_fail_when
+from airflow_provider_aihandoff.core.sets.fail_when import checked_fail_when
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.core.strict_json import TOO_DEEP, is_shallow
 from airflow_provider_aihandoff.core.text import first_problem, unwritable
