@@ -14,6 +14,8 @@ from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.core.amounts import checked_amount
 from airflow_provider_aihandoff.core.error_text import shown
 from airflow_provider_aihandoff.core.errors import JobCancelled, JobFailed
+from airflow_provider_aihandoff.core.generation.outcome import is_final
+from airflow_provider_aihandoff.core.generation.stop import cancel, record_cancelled, record_cost
 from airflow_provider_aihandoff.core.job_requests.declared_type import DeclaredType
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.core.text import plain_or_none
@@ -402,12 +404,11 @@ class OpenAIBackgroundResponseOperator(RendersText):
 
         A clear, or a worker that is shut down, arrives here as well; another attempt takes the job up then.
         """
-        from airflow_provider_aihandoff.core.generation.stop import cancel, record_cancelled
-        from airflow_provider_aihandoff.hooks.ledger import LedgerHook
-
         running = getattr(self, "_running", None)
         if running is None:
             return
+        from airflow_provider_aihandoff.hooks.ledger import LedgerHook
+
         job, ti, owner = running
         if self._state_of(ti, owner) not in ENDED_TASK_STATES:
             self.log.info("This task has not ended: the response of %s goes on.", job.label)
@@ -538,8 +539,6 @@ class OpenAIBackgroundResponseOperator(RendersText):
     @staticmethod
     def _cancel_superseded(ledger: Ledger, provider_for: ProviderFor, revision: Revision, actor: Actor) -> None:
         """Stop the response of an input that was replaced, and record what it has cost."""
-        from airflow_provider_aihandoff.core.generation.stop import cancel, record_cost
-
         if revision.response_id is None:  # it is in a batch, which goes on for the others: its result is late
             return
         provider = provider_for(revision.conn_id)
@@ -568,8 +567,6 @@ class OpenAIBackgroundResponseOperator(RendersText):
 
     def _is_final(self, revision: Revision) -> bool:
         """Whether another revision would only cost."""
-        from airflow_provider_aihandoff.core.generation.outcome import is_final
-
         error = revision.error or {}
         return is_final(error) and not (self.retry_incomplete and error.get("code") == "max_output_tokens")
 

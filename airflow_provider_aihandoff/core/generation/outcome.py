@@ -13,7 +13,6 @@ from pydantic import ValidationError
 from airflow_provider_aihandoff.core import strict_json
 from airflow_provider_aihandoff.core.digests import canonical_json
 from airflow_provider_aihandoff.core.error_text import cleaned
-from airflow_provider_aihandoff.core.generation.provider import ModelResponse
 from airflow_provider_aihandoff.core.states import ResponseStatus
 from airflow_provider_aihandoff.core.text import plain
 
