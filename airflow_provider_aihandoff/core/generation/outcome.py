@@ -19,6 +19,8 @@ from airflow_provider_aihandoff.core.text import plain
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from airflow_provider_aihandoff.core.generation.provider import ModelResponse
+
 #: A text that is one block of Markdown code as a whole.
 _FENCE = re.compile(r"\s*```[ \t]*(?:json)?[ \t]*\r?\n(.*?)\r?\n?```\s*", re.DOTALL | re.IGNORECASE)
 
