@@ -27,7 +27,6 @@ with DAG("parsed", schedule=None):
 OURS = (
     _BEGIN
     + """
-from airflow_provider_aihandoff.assets import applied_asset
 from airflow_provider_aihandoff.job_types import JobType
 from airflow_provider_aihandoff.operators.email import EmailSideEffectOperator
 from airflow_provider_aihandoff.operators.event_delivery import EventDeliveryOperator
@@ -48,9 +47,7 @@ with DAG("ours", schedule=None):
     approve = ApprovalSensor(
         task_id="approve", job=draft, policy=MinimumConfidence(0.9), approvers=Approvers(users=("a",))
     )
-    http = HttpSideEffectOperator(
-        task_id="http", job=draft, endpoint="/x", json={}, outlets=[applied_asset("note")]
-    )
+    http = HttpSideEffectOperator(task_id="http", job=draft, endpoint="/x", json={})
     sql = PostgresSideEffectOperator(task_id="sql", job=draft, sql="SELECT 1")
     mail = EmailSideEffectOperator(
         task_id="mail", job=draft, from_email="a@example.com", to="b@example.com", subject="s", text="t"
