@@ -40,10 +40,14 @@ from airflow_provider_aihandoff.operators.side_effect import SideEffectOperator
 from airflow_provider_aihandoff.policies import MinimumConfidence
 from airflow_provider_aihandoff.reviewers import Approvers
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
+from pydantic import BaseModel
+
+class Note(BaseModel):
+    title: str
 
 with DAG("ours", schedule=None):
     note = JobType("note", {"type": "object", "properties": {}})
-    draft = OpenAIBackgroundResponseOperator(task_id="draft", job_type=note, model="m", input="x")
+    draft = OpenAIBackgroundResponseOperator(task_id="draft", job_type=note, model="m", input="x", output_type=Note)
     approve = ApprovalSensor(
         task_id="approve", job=draft, policy=MinimumConfidence(0.9), approvers=Approvers(users=("a",))
     )
