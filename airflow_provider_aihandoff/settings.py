@@ -7,8 +7,6 @@ from typing import Any
 
 from airflow.providers.common.compat.sdk import conf
 
-from airflow_provider_aihandoff.core.generation.life_sign import quiet_after as quiet_after_polls
-from airflow_provider_aihandoff.core.generation.pace import POLL_STRETCH
 from airflow_provider_aihandoff.core.options import OPTIONS, SECTION
 
 
@@ -46,6 +44,9 @@ def seconds(name: str) -> timedelta:
 
 def quiet_after() -> timedelta:
     """After how long without a sign a response that runs counts as quiet, by the intervals of polling."""
+    from airflow_provider_aihandoff.core.generation.life_sign import quiet_after as quiet_after_polls
+    from airflow_provider_aihandoff.core.generation.pace import POLL_STRETCH
+
     return quiet_after_polls(
         poll_interval=POLL_STRETCH * number("poll_interval"),
         with_webhooks=number("poll_interval_with_webhooks"),

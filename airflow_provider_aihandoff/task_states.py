@@ -8,11 +8,11 @@ from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_aihandoff import airflow_compat
-from airflow_provider_aihandoff.core.models import Owner
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
+    from airflow_provider_aihandoff.core.models import Owner
     from airflow_provider_aihandoff.core.reconcile.diagnose import TaskState
 
 log = logging.getLogger(__name__)
@@ -31,6 +31,8 @@ ENDED_TASK_STATES = frozenset({"failed", "success", _SKIPPED, "removed", "upstre
 
 def owner_of(context: Context) -> Owner:
     """The attempt that runs now, as the ledger names owners."""
+    from airflow_provider_aihandoff.core.models import Owner
+
     ti = context["ti"]
     map_index = -1 if ti.map_index is None else ti.map_index
     return Owner(ti.dag_id, ti.run_id, ti.task_id, map_index, str(ti.id), ti.try_number)

@@ -15,10 +15,10 @@ from airflow_provider_aihandoff.cli.common import (
     print_rows,
     say,
 )
+from airflow_provider_aihandoff.core.amounts import checked_amount
 from airflow_provider_aihandoff.core.budgets.budget_spec import (
     OnFull,
     Use,
-    checked_amount,
     checked_changes,
     checked_spec,
     usd,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_aihandoff.core.digests import canonical_json
 from airflow_provider_aihandoff.core.errors import RequestError
-from airflow_provider_aihandoff.core.models import JobSpec
 from airflow_provider_aihandoff.core.strict_json import TOO_DEEP, is_shallow
 from airflow_provider_aihandoff.core.text import unstorable
+
+if TYPE_CHECKING:
+    from airflow_provider_aihandoff.core.models import JobSpec
 
 #: Bytes that a job type and a job key may have in UTF-8: together they fit into one entry of an index in PostgreSQL.
 MAX_JOB_TYPE = 500

@@ -12,8 +12,8 @@ from airflow.providers.common.compat.sdk import get_unique_task_id, task_decorat
 from airflow_provider_aihandoff.core.digests import canonical_json
 from airflow_provider_aihandoff.core.errors import PlanError
 from airflow_provider_aihandoff.operators.side_effect import SideEffectOperator
-from airflow_provider_aihandoff.targets.function import KEY_PARAMETER, FunctionTarget, source_digest
 from airflow_provider_aihandoff.targets.rollback_functions import (
+    KEY_PARAMETER,
     importable_path,
     path_of,
     rollback_function,
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import TaskDecorator
 
     from airflow_provider_aihandoff.core.jobs.job_view import JobView
+    from airflow_provider_aihandoff.targets.function import FunctionTarget
 
 #: The parameter in which the function of an undo gets the external record id, if it has one of this name.
 ID_PARAMETER = "external_id"
@@ -91,6 +92,8 @@ class FunctionSideEffectOperator(SideEffectOperator):
 
         :raises PlanError: they have no JSON form.
         """
+        from airflow_provider_aihandoff.targets.function import source_digest
+
         try:
             arguments = json.loads(canonical_json(self.marked("arguments")))
         except ValueError as error:
@@ -102,6 +105,8 @@ class FunctionSideEffectOperator(SideEffectOperator):
 
     def target(self) -> FunctionTarget:
         """The function, and the one that probes."""
+        from airflow_provider_aihandoff.targets.function import FunctionTarget
+
         return FunctionTarget(
             self.effect_name,
             self.python_callable,

@@ -17,10 +17,8 @@ from airflow.sdk.definitions.mappedoperator import MappedOperator
 
 from airflow_provider_aihandoff import airflow_compat
 from airflow_provider_aihandoff.assets import APPLIED, applied_asset
-from airflow_provider_aihandoff.core.effects.completion import completion_of
 from airflow_provider_aihandoff.core.error_text import said
 from airflow_provider_aihandoff.core.errors import PlanError
-from airflow_provider_aihandoff.core.models import Owner
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.operators.job_tasks import effect_tasks
 from airflow_provider_aihandoff.task_states import lost_tasks, owner_of
@@ -91,6 +89,8 @@ def announce(task: Any, context: Context, ledger: Ledger, job_id: int, written_b
     :param written_before: it was completed when the task began: by an earlier attempt, by one with the same number in a
         run that was deleted since, or by a person for whom the task has waited.
     """
+    from airflow_provider_aihandoff.core.effects.completion import completion_of
+
     if not (aliases := declared(task, context)):
         return
     record = ledger.record(job_id)
@@ -108,6 +108,8 @@ def announce(task: Any, context: Context, ledger: Ledger, job_id: int, written_b
 
 def announce_set(task: Any, context: Context, ledger: Ledger, set_id: int) -> None:
     """The same for the jobs of a set: one event, unless the newest one is about as many jobs that were written."""
+    from airflow_provider_aihandoff.core.effects.completion import completion_of
+
     if not (aliases := declared(task, context)):
         return
     number, newest = ledger.sets.completed(set_id)
@@ -126,6 +128,8 @@ def announce_set(task: Any, context: Context, ledger: Ledger, set_id: int) -> No
 def _speaks(by: Actor | None, own: Actor, context: Context) -> bool:
     """Whether this task says that a job is written: it wrote the last effect, or the task that did makes no event any
     more: it has failed, such as one that was cut off at its last attempt."""
+    from airflow_provider_aihandoff.core.models import Owner
+
     if by is None or by.instance == own.instance:
         return by is not None
     last = Owner(str(by.dag_id), str(by.run_id), str(by.task_id), -1 if by.map_index is None else by.map_index, "", 0)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, HandoffError, PlanError
-from airflow_provider_aihandoff.core.jobs.job_view import as_fields
 from airflow_provider_aihandoff.core.json_path import check_json_path, find_values
 
 if TYPE_CHECKING:
@@ -45,6 +44,8 @@ def elements_of(job: JobView, path: str, *, effect: str, limit: int) -> list[Ele
     :param effect: the name of the effect, for messages.
     :raises PlanError: it names no list, or more than one; or the list is longer than the limit.
     """
+    from airflow_provider_aihandoff.core.jobs.job_view import as_fields
+
     found, label = find_values(job.output, path), f"job {job.job_id}"
     if len(found) != 1 or not isinstance(found[0], list):
         what = f"{len(found)} values" if len(found) != 1 else f"a value of the type {type(found[0]).__name__}"

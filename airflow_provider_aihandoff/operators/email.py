@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_aihandoff.operators.side_effect import SideEffectOperator
-from airflow_provider_aihandoff.targets.email import EmailTarget, plan_mail
 
 if TYPE_CHECKING:
     from airflow_provider_aihandoff.core.jobs.job_view import JobView
+    from airflow_provider_aihandoff.targets.email import EmailTarget
 
 
 class EmailSideEffectOperator(SideEffectOperator):
@@ -79,6 +79,8 @@ class EmailSideEffectOperator(SideEffectOperator):
 
     def plan(self, job: JobView) -> dict[str, Any]:
         """The mail: connection, server, sender, recipients, subject, headers, text and HTML."""
+        from airflow_provider_aihandoff.targets.email import plan_mail
+
         mail = plan_mail(
             self.smtp_conn_id,
             sender=self.from_email,
@@ -95,4 +97,6 @@ class EmailSideEffectOperator(SideEffectOperator):
 
     def target(self) -> EmailTarget:
         """The mail server behind the connection."""
+        from airflow_provider_aihandoff.targets.email import EmailTarget
+
         return EmailTarget(self.effect_name, self.timeout)

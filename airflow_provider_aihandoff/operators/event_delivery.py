@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_aihandoff.hooks.ledger import LedgerHook
 from airflow_provider_aihandoff.operators.rendering import RendersText
 from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY
-from airflow_provider_aihandoff.triggers.event_delivery import EventDeliveryTrigger
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -48,6 +46,9 @@ class EventDeliveryOperator(RendersText):
 
     def execute(self, context: Context) -> None:
         """Check the ledger, and defer."""
+        from airflow_provider_aihandoff.hooks.ledger import LedgerHook
+        from airflow_provider_aihandoff.triggers.event_delivery import EventDeliveryTrigger
+
         hook = LedgerHook(self.ledger_conn_id)
         hook.get_conn().close()
         trigger = EventDeliveryTrigger(ledger_conn_id=hook.ledger_conn_id, seconds=self.duration.total_seconds())

@@ -6,28 +6,16 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow_provider_aihandoff.core.effects.filled import earlier_names
-from airflow_provider_aihandoff.core.effects.placeholders import (
-    EFFECT_KEY,
-    EXTERNAL_ID,
-    UNDO_KEY,
-    Literals,
-    declared_in,
-)
 from airflow_provider_aihandoff.core.errors import PlanError, TemplateError
 from airflow_provider_aihandoff.operators.side_effect import SideEffectOperator
-from airflow_provider_aihandoff.targets.http import HttpTarget, current_of, plan_probe, plan_request
-from airflow_provider_aihandoff.targets.http_answers import rules_of
-from airflow_provider_aihandoff.targets.http_probe import check_path
 
 if TYPE_CHECKING:
+    from airflow_provider_aihandoff.core.effects.placeholders import Literals
     from airflow_provider_aihandoff.core.jobs.job_view import JobView
+    from airflow_provider_aihandoff.targets.http import HttpTarget
 
-
-#: A placeholder in a declared template, and those that an effect and its undo know.
+#: A placeholder in a declared template.
 _PLACEHOLDER = re.compile(r"(?<![{%#])\{[A-Za-z_][A-Za-z0-9_.]*\}(?!\})")
-_PLACEHOLDERS = frozenset({EFFECT_KEY})
-_UNDO_PLACEHOLDERS = frozenset({EXTERNAL_ID, EFFECT_KEY, UNDO_KEY})
 
 
 class HttpSideEffectOperator(SideEffectOperator):
@@ -133,10 +121,13 @@ class HttpSideEffectOperator(SideEffectOperator):
 
         :raises TemplateError: the declared template has one.
         """
+        from airflow_provider_aihandoff.core.effects.placeholders import EFFECT_KEY, EXTERNAL_ID, UNDO_KEY, declared_in
+
         marked = super()._template(text)
-        known = _UNDO_PLACEHOLDERS if self._field == "undo" else _PLACEHOLDERS
+        of_undo = {EXTERNAL_ID, EFFECT_KEY, UNDO_KEY}
+        known = of_undo if self._field == "undo" else {EFFECT_KEY}
         found = {match[0] for match in _PLACEHOLDER.finditer(text)}
-        if unknown := sorted(found - known - (declared_in(text) - _UNDO_PLACEHOLDERS)):
+        if unknown := sorted(found - known - (declared_in(text) - of_undo)):
             raise TemplateError(
                 f"`{self._field}` of the task {self.task_id!r} has the placeholder {' and '.join(unknown)}, "
                 "which nothing fills in.",
@@ -147,6 +138,10 @@ class HttpSideEffectOperator(SideEffectOperator):
 
     def plan(self, job: JobView) -> dict[str, Any]:
         """The request: connection, method, URL, the author's headers, and the exact body."""
+        from airflow_provider_aihandoff.targets.http import plan_request
+        from airflow_provider_aihandoff.targets.http_answers import rules_of
+        from airflow_provider_aihandoff.targets.http_probe import check_path
+
         check_path(self.external_id_path, self.effect_name)
         rules_of(self.answers, self.effect_name)
         request = plan_request(
@@ -165,6 +160,8 @@ class HttpSideEffectOperator(SideEffectOperator):
 
     def target(self) -> HttpTarget:
         """The system behind the connection."""
+        from airflow_provider_aihandoff.targets.http import HttpTarget, current_of, plan_probe
+
         probe: dict[str, Any] | None = None
         literals: Literals = ()
         if self.probe_request is not None:
@@ -195,6 +192,8 @@ def _check_paths(probe: Mapping[str, Any], name: str) -> None:
 
     :raises PlanError: one of them does.
     """
+    from airflow_provider_aihandoff.core.effects.filled import earlier_names
+
     paths = [*(probe.get("found") or {}), probe.get("found_in"), probe.get("next"), probe.get("external_id_path")]
     if found := sorted(earlier_names(paths)):
         raise PlanError(

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 from airflow_provider_aihandoff.core import strict_json
 from airflow_provider_aihandoff.core.digests import canonical_json
 from airflow_provider_aihandoff.core.errors import SetRefused
-from airflow_provider_aihandoff.core.jobs.job_view import as_fields
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -187,6 +186,8 @@ def _json(item: Any, number: int) -> str:
 
 def _value(text: str) -> Any:
     """An item as templates see it."""
+    from airflow_provider_aihandoff.core.jobs.job_view import as_fields
+
     return as_fields(json.loads(text))
 
 

@@ -6,16 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_aihandoff.operators.side_effect import SideEffectOperator
-from airflow_provider_aihandoff.targets.postgres import (
-    AT_LEAST_ONE,
-    MARKER_TABLE,
-    PostgresTarget,
-    plan_statement,
-    rows_of,
-)
+from airflow_provider_aihandoff.targets.statement_arguments import AT_LEAST_ONE, MARKER_TABLE, rows_of
 
 if TYPE_CHECKING:
     from airflow_provider_aihandoff.core.jobs.job_view import JobView
+    from airflow_provider_aihandoff.targets.postgres import PostgresTarget
 
 
 class PostgresSideEffectOperator(SideEffectOperator):
@@ -63,10 +58,14 @@ class PostgresSideEffectOperator(SideEffectOperator):
 
     def plan(self, job: JobView) -> dict[str, Any]:
         """The statement, its parameters, and the database that it runs in."""
+        from airflow_provider_aihandoff.targets.postgres import plan_statement
+
         parameters = self.marked("parameters")
         return self.settled_plan(plan_statement(self.postgres_conn_id, self.sql, parameters, name=self.effect_name))
 
     def target(self) -> PostgresTarget:
         """The database behind the connection."""
+        from airflow_provider_aihandoff.targets.postgres import PostgresTarget
+
         rows = rows_of(self.rows, self.effect_name)
         return PostgresTarget(self.effect_name, self.marker_table, self.current, rows)

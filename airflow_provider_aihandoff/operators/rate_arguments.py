@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, get_args
-
-from airflow_provider_aihandoff.core.models import PriorityName
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import Any
+
+    from airflow_provider_aihandoff.core.models import PriorityName
+
+#: Who may wait for a request or a write.
+_PRIORITIES: tuple[PriorityName, ...] = ("interactive", "batch")
 
 
 def checked_priority(priority: Any) -> PriorityName:
@@ -16,7 +19,7 @@ def checked_priority(priority: Any) -> PriorityName:
 
     :raises ValueError: it is neither of the two.
     """
-    if priority not in get_args(PriorityName):
+    if priority not in _PRIORITIES:
         raise ValueError(f"priority must be 'interactive' or 'batch', not {priority!r}.")
     found: PriorityName = priority
     return found

@@ -10,11 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_aihandoff import settings
-from airflow_provider_aihandoff.core.budgets.budget_spec import checked_amount
-from airflow_provider_aihandoff.hooks.ledger import LedgerHook
-from airflow_provider_aihandoff.hooks.model_provider import providers
-from airflow_provider_aihandoff.operators.bill_comparison import compare_bill, notify_bill, send_bill_gauges
-from airflow_provider_aihandoff.operators.fleet_notices import notify_budgets, notify_causes
+from airflow_provider_aihandoff.core.amounts import checked_amount
 from airflow_provider_aihandoff.operators.rendering import RendersText
 from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY
 from airflow_provider_aihandoff.task_states import task_states
@@ -78,6 +74,10 @@ class ReconcileOperator(RendersText):
         from airflow_provider_aihandoff.core.reconcile.causes import open_causes
         from airflow_provider_aihandoff.core.reconcile.gauges import send_gauges
         from airflow_provider_aihandoff.core.reconcile.run import reconcile
+        from airflow_provider_aihandoff.hooks.ledger import LedgerHook
+        from airflow_provider_aihandoff.hooks.model_provider import providers
+        from airflow_provider_aihandoff.operators.bill_comparison import compare_bill, notify_bill, send_bill_gauges
+        from airflow_provider_aihandoff.operators.fleet_notices import notify_budgets, notify_causes
 
         def ask(dag_id: str, task_id: str, run_ids: list[str]) -> Mapping[str, Mapping[str, Any]]:
             return context["ti"].get_task_states(dag_id=dag_id, task_ids=[task_id], run_ids=run_ids)

@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
 from airflow_provider_aihandoff import airflow_compat, settings
 from airflow_provider_aihandoff.core.errors import JobNotApproved, MayNotDecide, StaleDecision
 from airflow_provider_aihandoff.core.invisible import escape
-from airflow_provider_aihandoff.core.review.required_action import PARAMS, Answer, answer_in, required_action
 from airflow_provider_aihandoff.core.review.rules import Person, Reassignment, has_voted, rules_of
-from airflow_provider_aihandoff.operators.notices import handoff
 from airflow_provider_aihandoff.task_states import owner_of
 
 if TYPE_CHECKING:
@@ -24,6 +22,7 @@ if TYPE_CHECKING:
     from airflow_provider_aihandoff.core.ledger import Ledger
     from airflow_provider_aihandoff.core.models import Job
     from airflow_provider_aihandoff.core.review.parked_store import ParkedTask
+    from airflow_provider_aihandoff.core.review.required_action import Answer
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +80,9 @@ def park(
     :param refusal: why the answer before was not recorded.
     :raises TaskAwaitingInput: always.
     """
+    from airflow_provider_aihandoff.core.review.required_action import PARAMS, required_action
+    from airflow_provider_aihandoff.operators.notices import handoff
+
     owner = owner_of(context)
     effects = ledger.record(job.job_id).current_effects
     asked = required_action(job, effects, handoff(job, "asked").link, refusal)
@@ -104,6 +106,8 @@ def take_answer(context: Context, ledger: Ledger, job_id: int, event: Mapping[st
     :param event: as Airflow hands it over.
     :return: why the answer was not recorded; None where it was, or there is none.
     """
+    from airflow_provider_aihandoff.core.review.required_action import answer_in
+
     parked = ledger.parked_tasks.read(owner_of(context).ti_id)
     answer, refusal = answer_in(event, "" if parked is None else parked.digest), None
     if answer is not None:

@@ -11,37 +11,21 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_aihandoff import settings
-from airflow_provider_aihandoff.core.budgets.budget_spec import checked_amount
+from airflow_provider_aihandoff.core.amounts import checked_amount
 from airflow_provider_aihandoff.core.error_text import shown
 from airflow_provider_aihandoff.core.errors import JobCancelled, JobFailed
 from airflow_provider_aihandoff.core.generation.outcome import is_final
-from airflow_provider_aihandoff.core.generation.provider import ProviderFacts, ProviderFor, WorstCase
 from airflow_provider_aihandoff.core.generation.stop import cancel, record_cancelled, record_cost
-from airflow_provider_aihandoff.core.generation.submit import SubmitSteps, submit
 from airflow_provider_aihandoff.core.job_requests.declared_type import DeclaredType
-from airflow_provider_aihandoff.core.jobs.attach import Attachment
-from airflow_provider_aihandoff.core.models import Actor, Approval, Job, JobSpec, OnLost, Owner, PriorityName, Revision
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.core.text import plain_or_none
-from airflow_provider_aihandoff.hooks.ledger import LedgerHook
 from airflow_provider_aihandoff.hooks.model_provider import facts_for, providers
 from airflow_provider_aihandoff.operators.job_tasks import JobRole, effect_tasks
 from airflow_provider_aihandoff.operators.masking import masked
 from airflow_provider_aihandoff.operators.rate_arguments import checked_max_wait, checked_priority
 from airflow_provider_aihandoff.operators.rendering import RendersText
-from airflow_provider_aihandoff.operators.requesting import requested_in, stop_if_cancelled
-from airflow_provider_aihandoff.operators.responding import (
-    defer_until_ended,
-    give_up_if_over,
-    store_ended,
-    store_response,
-    wait_for_submission,
-    wait_inline,
-)
 from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY, final_errors
 from airflow_provider_aihandoff.operators.task_links import ReviewLink
-from airflow_provider_aihandoff.operators.xcom import fits_xcom
-from airflow_provider_aihandoff.task_memory import memory_of
 from airflow_provider_aihandoff.task_states import ENDED_TASK_STATES, loop_suffix, owner_of, state_among
 
 if TYPE_CHECKING:
@@ -49,8 +33,20 @@ if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
     from pydantic import BaseModel
 
+    from airflow_provider_aihandoff.core.generation.provider import ProviderFacts, ProviderFor, WorstCase
+    from airflow_provider_aihandoff.core.generation.submit import SubmitSteps
     from airflow_provider_aihandoff.core.job_requests.job_request import JobRequest
     from airflow_provider_aihandoff.core.ledger import Ledger
+    from airflow_provider_aihandoff.core.models import (
+        Actor,
+        Approval,
+        Job,
+        JobSpec,
+        OnLost,
+        Owner,
+        PriorityName,
+        Revision,
+    )
 
 #: Arguments that are sent to the Responses API under the same name.
 REQUEST_FIELDS = (
@@ -280,6 +276,10 @@ class OpenAIBackgroundResponseOperator(RendersText):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Open or attach to the job, submit if nothing runs for it, and wait for a little while; then defer."""
+        from airflow_provider_aihandoff.core.jobs.attach import Attachment
+        from airflow_provider_aihandoff.hooks.ledger import LedgerHook
+        from airflow_provider_aihandoff.operators.requesting import requested_in, stop_if_cancelled
+
         owner = owner_of(context)
         with (
             final_errors(self.ledger_conn_id) as subject,
@@ -304,6 +304,8 @@ class OpenAIBackgroundResponseOperator(RendersText):
 
     def execute_submission(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Go on after the wait for the outcome of a request: send it, if it may be sent; then wait for its response."""
+        from airflow_provider_aihandoff.hooks.ledger import LedgerHook
+
         owner = owner_of(context)
         job_id = int(event["job_id"])
         self.made = {"job_id": job_id}
@@ -325,6 +327,8 @@ class OpenAIBackgroundResponseOperator(RendersText):
 
     def _wait(self, context: Context, ledger: Ledger, provider_for: ProviderFor, revision: Revision) -> dict[str, Any]:
         """Wait for what runs for a revision, in the worker for a little while and then deferred; finish what ended."""
+        from airflow_provider_aihandoff.operators.responding import defer_until_ended, wait_for_submission, wait_inline
+
         wait_for_submission(
             self,
             ledger,
@@ -352,7 +356,10 @@ class OpenAIBackgroundResponseOperator(RendersText):
         request: dict[str, Any],
         steps: SubmitSteps | None = None,
     ) -> Revision:
+        from airflow_provider_aihandoff.core.generation.submit import submit
+        from airflow_provider_aihandoff.operators.responding import store_response
         from airflow_provider_aihandoff.operators.revising import send_change
+        from airflow_provider_aihandoff.task_memory import memory_of
 
         if revision.changes is not None:  # a reviewer asked for it, and the approval task has not sent it yet
             return send_change(self, context, ledger, provider_for, job, revision)
@@ -373,6 +380,9 @@ class OpenAIBackgroundResponseOperator(RendersText):
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Go on after the wait: read what the response left, store it, and return it."""
+        from airflow_provider_aihandoff.hooks.ledger import LedgerHook
+        from airflow_provider_aihandoff.operators.responding import give_up_if_over
+
         job_id = int(event["job_id"])
         self.made = {"job_id": job_id}
         with (
@@ -397,6 +407,8 @@ class OpenAIBackgroundResponseOperator(RendersText):
         running = getattr(self, "_running", None)
         if running is None:
             return
+        from airflow_provider_aihandoff.hooks.ledger import LedgerHook
+
         job, ti, owner = running
         if self._state_of(ti, owner) not in ENDED_TASK_STATES:
             self.log.info("This task has not ended: the response of %s goes on.", job.label)
@@ -426,6 +438,8 @@ class OpenAIBackgroundResponseOperator(RendersText):
 
         :param asked: the request that its run was made for.
         """
+        from airflow_provider_aihandoff.core.models import JobSpec
+
         owner = owner_of(context)
         own_key, own_requester, own_permissions = self.job_key, self.requested_by, self.permissions
         if asked is not None:
@@ -508,6 +522,8 @@ class OpenAIBackgroundResponseOperator(RendersText):
 
     def _finish(self, context: Context, ledger: Ledger, provider_for: ProviderFor, job_id: int) -> dict[str, Any]:
         """Store what the response left, unless that was done, and return the XCom."""
+        from airflow_provider_aihandoff.operators.responding import store_ended
+
         job, actor = ledger.job(job_id), owner_of(context).actor
         revision = ledger.revision(job_id, job.revision)
         job = store_ended(ledger, provider_for, job, revision, output_type=self.output_type, actor=actor)
@@ -555,6 +571,8 @@ class OpenAIBackgroundResponseOperator(RendersText):
         return is_final(error) and not (self.retry_incomplete and error.get("code") == "max_output_tokens")
 
     def _xcom(self, job: Job, revision: Revision) -> dict[str, Any]:
+        from airflow_provider_aihandoff.operators.xcom import fits_xcom
+
         xcom: dict[str, Any] = {
             "job_id": job.job_id,
             "job_type": job.job_type,

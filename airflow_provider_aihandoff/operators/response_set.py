@@ -26,35 +26,13 @@ from airflow_provider_aihandoff.core.errors import (
     RevisionsExhausted,
     SetRefused,
 )
-from airflow_provider_aihandoff.core.generation.handle import take_from_handle
-from airflow_provider_aihandoff.core.generation.provider import (
-    ModelResponse,
-    ProviderError,
-    ProviderFacts,
-    ProviderFor,
-)
-from airflow_provider_aihandoff.core.generation.settle import ResponseUnreadable, read_ended
-from airflow_provider_aihandoff.core.generation.stop import give_up
-from airflow_provider_aihandoff.core.generation.submit import SUBMIT_LEASE, NotSubmitted
 from airflow_provider_aihandoff.core.jobs.attach import Attachment
-from airflow_provider_aihandoff.core.models import Job, JobSpec, Owner, Revision
-from airflow_provider_aihandoff.core.sets.batch_send import BatchSender
 from airflow_provider_aihandoff.core.sets.crew import Crew
-from airflow_provider_aihandoff.core.sets.flight import Due, Flight
-from airflow_provider_aihandoff.core.sets.set_record import (
-    JobSet,
-    LeftOut,
-    LeftOutItem,
-    LeftOutReason,
-    checked_fail_when,
-    too_many,
-)
+from airflow_provider_aihandoff.core.sets.fail_when import checked_fail_when, too_many
 from airflow_provider_aihandoff.core.sets.transport import WINDOWS, Transport, moves_at
 from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, JobState, RevisionState
-from airflow_provider_aihandoff.hooks.ledger import LedgerHook
 from airflow_provider_aihandoff.hooks.model_provider import providers
 from airflow_provider_aihandoff.operators.items import Spool, item_context, numbered
-from airflow_provider_aihandoff.operators.responding import NOTE_EVERY, store_ended, store_response
 from airflow_provider_aihandoff.operators.response import REQUEST_FIELDS, OpenAIBackgroundResponseOperator
 from airflow_provider_aihandoff.operators.retries import final_errors, is_retry
 from airflow_provider_aihandoff.operators.set_transport import (
@@ -73,7 +51,12 @@ if TYPE_CHECKING:
     import jinja2
     from airflow.providers.common.compat.sdk import Context
 
+    from airflow_provider_aihandoff.core.generation.provider import ModelResponse, ProviderFacts, ProviderFor
     from airflow_provider_aihandoff.core.ledger import Ledger
+    from airflow_provider_aihandoff.core.models import Job, JobSpec, Owner, Revision
+    from airflow_provider_aihandoff.core.sets.batch_send import BatchSender
+    from airflow_provider_aihandoff.core.sets.flight import Due, Flight
+    from airflow_provider_aihandoff.core.sets.set_record import JobSet, LeftOut
     from airflow_provider_aihandoff.core.sets.set_store import Sendable, SetSpec
     from airflow_provider_aihandoff.core.sets.shared_steps import SharedSteps
 
@@ -180,6 +163,8 @@ class _Leg:
 
     def take_seen(self) -> dict[int, int]:
         """The responses that were seen to run, when it is time to record that; none before."""
+        from airflow_provider_aihandoff.operators.responding import NOTE_EVERY
+
         now = time.monotonic()
         if now - self._noted_at < NOTE_EVERY:
             return {}
@@ -357,6 +342,8 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Make the items jobs of the set, send what may be sent, and wait; or come back to all that."""
+        from airflow_provider_aihandoff.core.models import JobSpec
+
         with (
             final_errors(self.ledger_conn_id),
             self._ledger() as ledger,
@@ -377,6 +364,8 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Go on after a wait: take what has ended, send what may be sent, and wait again or end."""
+        from airflow_provider_aihandoff.core.generation.stop import give_up
+
         with final_errors(self.ledger_conn_id), self._ledger() as ledger, providers() as provider_for:
             leg = self._leg(context, ledger, provider_for)
             found = ledger.sets.read(int(event["set_id"]))
@@ -391,9 +380,13 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
     def _ledger(self) -> Ledger:
         """The ledger, with a connection for each step that is done alone at the same time, for each kind of step that
         is done together, and for what hands the work over."""
+        from airflow_provider_aihandoff.hooks.ledger import LedgerHook
+
         return LedgerHook(self.ledger_conn_id).get_conn(max_size=self.send_at_once + _SHARED + 1)
 
     def _leg(self, context: Context, ledger: Ledger, provider_for: ProviderFor) -> _Leg:
+        from airflow_provider_aihandoff.core.generation.submit import SUBMIT_LEASE
+        from airflow_provider_aihandoff.core.sets.flight import Flight
         from airflow_provider_aihandoff.core.sets.shared_steps import SharedSteps
 
         provider_for(self.openai_conn_id)  # once, before threads ask for it
@@ -453,6 +446,8 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
         :return: how many there are, and those that are left out. What the others ask for is in the spool.
         :raises SetRefused: there is none; or one cannot, and its author wants that to fail.
         """
+        from airflow_provider_aihandoff.core.sets.set_record import LeftOut, LeftOutItem, LeftOutReason
+
         left_out, seen, number = LeftOut(), dict[int, int](), 0
         for number, spec in self._rendered(leg.context, numbered(self.items)):
             if isinstance(spec, str):
@@ -482,6 +477,8 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
 
     def _open_jobs(self, leg: _Leg, found: JobSet, spool: Spool[JobSpec], left_out: LeftOut) -> None:
         """Make each item a job of the set, or attach to the one that there is, and send as many as may be in flight."""
+        from airflow_provider_aihandoff.core.sets.set_record import LeftOutItem, LeftOutReason
+
         ledger, retry = leg.ledger, is_retry(leg.context, self.retries)
         with self._sending(leg, found) as sending:
             items = iter(spool)
@@ -510,6 +507,8 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
     @contextmanager
     def _sending(self, leg: _Leg, found: JobSet) -> Iterator[_Sending]:
         """What sends requests until it is left: into batches, or each by itself, in threads."""
+        from airflow_provider_aihandoff.core.sets.batch_send import BatchSender
+
         with ExitStack() as opened:
             crew = opened.enter_context(self._crew(leg))
             batches = None
@@ -566,6 +565,8 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
 
     def _send(self, leg: _Leg, job: Job, revision: Revision, request: dict[str, Any]) -> str:
         """Send the request of one job, in a thread of the worker. What becomes of it holds up no other."""
+        from airflow_provider_aihandoff.core.generation.submit import NotSubmitted
+
         try:
             with leg.steps.sending(job.job_id):
                 revision = self._submit(
@@ -592,6 +593,9 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
 
     def _take_from_handle(self, leg: _Leg, revision: Revision) -> None:
         """Store what a lost request has left in its handle, if that is there."""
+        from airflow_provider_aihandoff.core.generation.handle import take_from_handle
+        from airflow_provider_aihandoff.core.generation.provider import ProviderError
+
         provider = leg.provider_for(revision.conn_id)
         try:
             take_from_handle(leg.ledger, provider, revision, output_type=self.output_type, actor=leg.owner.actor)
@@ -603,6 +607,8 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
 
         :return: whether there was anything.
         """
+        from airflow_provider_aihandoff.core.models import JobSpec
+
         sent = False
         if leg.cannot_send or not self._sendable(leg, found, limit=1):
             return False
@@ -771,6 +777,8 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
 
     def _take_known(self, leg: _Leg, revision: Revision) -> str:
         """Store what a response has left that is known to have ended."""
+        from airflow_provider_aihandoff.core.generation.settle import ResponseUnreadable, read_ended
+
         ledger, actor = leg.ledger, leg.owner.actor
         provider = leg.provider_for(revision.conn_id)
         try:
@@ -789,6 +797,8 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
 
     def _take_late(self, leg: _Leg, revision: Revision) -> str:
         """Give a response up that has not ended by its deadline; or store what it has left, where it has after all."""
+        from airflow_provider_aihandoff.core.generation.stop import give_up
+
         provider, actor = leg.provider_for(revision.conn_id), leg.owner.actor
         if give_up(leg.ledger, provider, revision.job_id, revision.number, why="deadline", actor=actor) is None:
             return "too late"
@@ -796,6 +806,8 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
 
     def _take_if_ended(self, leg: _Leg, revision: Revision, asked: Due) -> str:
         """Ask about a response, and store what it has left, where it has ended."""
+        from airflow_provider_aihandoff.core.generation.provider import ProviderError
+
         try:
             with leg.asking:
                 response = leg.provider_for(revision.conn_id).retrieve(str(revision.response_id))
@@ -814,6 +826,8 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
 
     def _store(self, leg: _Leg, revision: Revision, response: ModelResponse) -> None:
         """Store what a response in hand has left."""
+        from airflow_provider_aihandoff.operators.responding import store_ended, store_response
+
         ledger, provider, actor = leg.ledger, leg.provider_for(revision.conn_id), leg.owner.actor
         job = store_response(
             ledger, provider, revision, response, output_type=self.output_type, actor=actor, steps=leg.steps
@@ -833,6 +847,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
 
         :raises TaskDeferred: always.
         """
+        from airflow_provider_aihandoff.hooks.ledger import LedgerHook
         from airflow_provider_aihandoff.triggers.set_wait import SetTrigger
 
         now = leg.ledger.now()
@@ -894,6 +909,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             self.log.info("This task has not ended: the responses of %s go on.", found.label)
             return
         from airflow_provider_aihandoff.core.sets.stop_set import stop_set
+        from airflow_provider_aihandoff.hooks.ledger import LedgerHook
 
         with LedgerHook(self.ledger_conn_id).get_conn() as ledger, providers() as provider_for:
             stop_set(ledger, provider_for, found.set_id, owner=owner, reason="the task was ended while it ran")

@@ -13,8 +13,6 @@ from airflow_provider_aihandoff.operators.job_argument import JobReference, job_
 from airflow_provider_aihandoff.operators.rendering import RendersText
 from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY, final_errors
 from airflow_provider_aihandoff.operators.task_links import ReviewLink
-from airflow_provider_aihandoff.operators.waiting import wait_or_defer
-from airflow_provider_aihandoff.task_memory import memory_of
 from airflow_provider_aihandoff.task_states import owner_of
 
 if TYPE_CHECKING:
@@ -84,6 +82,8 @@ class RollbackOperator(RendersText):
         from airflow_provider_aihandoff.core.effects.apply import Wait
         from airflow_provider_aihandoff.core.effects.roll_back import roll_back
         from airflow_provider_aihandoff.hooks.ledger import LedgerHook
+        from airflow_provider_aihandoff.operators.waiting import wait_or_defer
+        from airflow_provider_aihandoff.task_memory import memory_of
 
         job_id, reason, leave = resolve_job_id(self.job, self.task_id), self._reason(), self._leave()
         owner, ti = owner_of(context), context["ti"]

@@ -25,7 +25,7 @@ from airflow_provider_aihandoff.core.errors import (
 from airflow_provider_aihandoff.core.jobs.job_view import view
 from airflow_provider_aihandoff.core.models import Effect
 from airflow_provider_aihandoff.core.sets.crew import Crew
-from airflow_provider_aihandoff.core.sets.set_record import too_many
+from airflow_provider_aihandoff.core.sets.fail_when import too_many
 from airflow_provider_aihandoff.core.sets.shared_steps import SharedWrites
 from airflow_provider_aihandoff.core.states import EffectState
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook

@@ -7,15 +7,13 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
-from airflow_provider_aihandoff.core.generation.provider import ProviderError, ProviderFor
-from airflow_provider_aihandoff.core.generation.stop import cancel, record_cost
-from airflow_provider_aihandoff.core.sets.batch_read import advance
 from airflow_provider_aihandoff.core.sets.transport import COMPLETION_WINDOWS, Transport, cheapest, moves_at
 from airflow_provider_aihandoff.core.states import JobState
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from airflow_provider_aihandoff.core.generation.provider import ProviderFor
     from airflow_provider_aihandoff.core.ledger import Ledger
     from airflow_provider_aihandoff.core.models import Actor
     from airflow_provider_aihandoff.core.sets.set_record import JobSet
@@ -92,6 +90,9 @@ def advance_batches(
 
     :return: whether one has to be tried again after a while.
     """
+    from airflow_provider_aihandoff.core.generation.provider import ProviderError
+    from airflow_provider_aihandoff.core.sets.batch_read import advance
+
     again = False
     for batch in ledger.batches.open_of_set(found.set_id):
         stop = _LATE if batch.set_id == found.set_id and is_late(ledger, found) else None
@@ -111,6 +112,8 @@ def stop_late_windows(ledger: Ledger, provider_for: ProviderFor, found: JobSet, 
 
     What has ended by itself is taken, and what was stopped gets a new revision, in the background.
     """
+    from airflow_provider_aihandoff.core.generation.stop import cancel, record_cost
+
     for row in ledger.sets.waiting(found.set_id, ended=False):
         if row.response_id is None:
             continue

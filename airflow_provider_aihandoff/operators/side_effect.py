@@ -11,12 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from airflow.providers.common.compat.sdk import AirflowFailException
 
-from airflow_provider_aihandoff.core import signals
 from airflow_provider_aihandoff.core.arguments import identifier
 from airflow_provider_aihandoff.core.digests import canonical_json, keyed_digest
-from airflow_provider_aihandoff.core.effects.current_values import with_current
-from airflow_provider_aihandoff.core.effects.filled import earlier_names
-from airflow_provider_aihandoff.core.effects.placeholders import LITERALS, Marks, earlier, is_current
 from airflow_provider_aihandoff.core.effects.target import (
     Applied,
     CannotTell,
@@ -27,8 +23,6 @@ from airflow_provider_aihandoff.core.effects.target import (
     as_found,
     resends_of,
 )
-from airflow_provider_aihandoff.core.effects.target_registry import target_type
-from airflow_provider_aihandoff.core.effects.undo import MASKED, plan_undo
 from airflow_provider_aihandoff.core.error_text import Secrets, call_cleaned, said
 from airflow_provider_aihandoff.core.errors import (
     EffectNotNow,
@@ -39,16 +33,12 @@ from airflow_provider_aihandoff.core.errors import (
     PlanNotApproved,
 )
 from airflow_provider_aihandoff.core.external_link import checked_template
-from airflow_provider_aihandoff.core.jobs.job_view import JobView, view
-from airflow_provider_aihandoff.core.models import Effect, EffectPlan, PriorityName
-from airflow_provider_aihandoff.core.sets.set_record import checked_fail_when
+from airflow_provider_aihandoff.core.sets.fail_when import checked_fail_when
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.core.strict_json import TOO_DEEP, is_shallow
 from airflow_provider_aihandoff.core.text import first_problem, unwritable
 from airflow_provider_aihandoff.operators.asset_events import announce, as_aliases, check_type, declared, is_written
-from airflow_provider_aihandoff.operators.earlier_effects import answer_fields, check_placeholders
 from airflow_provider_aihandoff.operators.elements import Element, all_failures, check_path, elements_of, first_wait
-from airflow_provider_aihandoff.operators.endpoint_values import declared_endpoints, value_problem
 from airflow_provider_aihandoff.operators.job_argument import (
     JobReference,
     job_reference,
@@ -61,10 +51,7 @@ from airflow_provider_aihandoff.operators.masking import hide_from_logs, masked
 from airflow_provider_aihandoff.operators.rate_arguments import checked_max_wait, checked_priority
 from airflow_provider_aihandoff.operators.rendering import RendersText
 from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY, final_errors
-from airflow_provider_aihandoff.operators.skipped import record_skipped
 from airflow_provider_aihandoff.operators.task_links import ExternalRecordLink, ReviewLink
-from airflow_provider_aihandoff.operators.waiting import wait_or_defer
-from airflow_provider_aihandoff.task_memory import memory_of
 from airflow_provider_aihandoff.task_states import owner_of
 
 if TYPE_CHECKING:
@@ -74,7 +61,10 @@ if TYPE_CHECKING:
 
     from airflow_provider_aihandoff.core.effects.apply import Wait
     from airflow_provider_aihandoff.core.effects.effect_store import WriteSteps
+    from airflow_provider_aihandoff.core.effects.placeholders import Marks
+    from airflow_provider_aihandoff.core.jobs.job_view import JobView
     from airflow_provider_aihandoff.core.ledger import Ledger
+    from airflow_provider_aihandoff.core.models import Effect, EffectPlan, PriorityName
 
 
 #: What a target had, as :attr:`EffectPlan.current` has it.
@@ -318,6 +308,8 @@ class SideEffectOperator(RendersText):
 
     def _check_endpoints(self, content: Any, rendered: Any, context: Context, env: jinja2.Environment) -> None:
         """Keep the first problem of an endpoint in the field that was rendered, for :meth:`effect_plan` to refuse."""
+        from airflow_provider_aihandoff.operators.endpoint_values import declared_endpoints, value_problem
+
         declared = {name: content for name in self.template_fields if content is getattr(self, name, None)}
         texts = dict(declared_endpoints(dict.fromkeys(declared, rendered), self.endpoint_fields))
         for name, template in declared_endpoints(declared, self.endpoint_fields):
@@ -343,6 +335,8 @@ class SideEffectOperator(RendersText):
 
         :raises PlanError: Airflow itself could not keep what they render to.
         """
+        from airflow_provider_aihandoff.core.effects.placeholders import Marks
+
         if parent is not self:
             self._marks = None
             super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
@@ -367,6 +361,8 @@ class SideEffectOperator(RendersText):
         return super()._called() if self.element is None else f"the effect {self.effect_name!r}"
 
     def _template(self, text: str) -> str:
+        from airflow_provider_aihandoff.operators.earlier_effects import check_placeholders
+
         if self._marks is None:
             return text
         check_placeholders(self, self._field or "", text)
@@ -382,6 +378,8 @@ class SideEffectOperator(RendersText):
 
     def settled_plan(self, plan: Mapping[str, Any]) -> dict[str, Any]:
         """A plan that was made of :meth:`marked` fields, with its literals in it."""
+        from airflow_provider_aihandoff.core.effects.placeholders import LITERALS
+
         self._is_settled = True
         settled, literals = self.settled(plan)
         return {**settled, LITERALS: literals} if literals else dict(settled)
@@ -475,6 +473,11 @@ class SideEffectOperator(RendersText):
         :raises PlanError: the plan is not JSON, or the undo cannot be what it is.
         :raises EffectNotNow: the undo names what the target has, and it cannot be read now.
         """
+        from airflow_provider_aihandoff.core.effects.filled import earlier_names
+        from airflow_provider_aihandoff.core.effects.placeholders import LITERALS
+        from airflow_provider_aihandoff.core.models import EffectPlan
+        from airflow_provider_aihandoff.operators.earlier_effects import answer_fields
+
         if not self.applies:
             return self._left_out({"when": self.condition}, key=key, after=after)
         if self.endpoint_problem:
@@ -530,6 +533,8 @@ class SideEffectOperator(RendersText):
 
         :param names: the placeholders that are filled in.
         """
+        from airflow_provider_aihandoff.core.effects.placeholders import earlier
+
         if self._marks is None:
             return
         fields = {field: value for field, value in self._marked.items() if field != "undo"}
@@ -544,11 +549,15 @@ class SideEffectOperator(RendersText):
     @property
     def _restores(self) -> bool:
         """Whether the undo names what the target has."""
+        from airflow_provider_aihandoff.core.effects.placeholders import is_current
+
         names = self._marks.names_in(self._marked.get("undo")) if self._marks is not None else set()
         return any(map(is_current, names))
 
     def _left_out(self, shown: dict[str, Any], *, key: str, after: Sequence[str]) -> EffectPlan:
         """In the place of a plan, where there is nothing to send. That this is so is part of what is approved."""
+        from airflow_provider_aihandoff.core.models import EffectPlan
+
         return EffectPlan(
             name=self.effect_name,
             kind=self.kind or type(self).__name__,
@@ -562,6 +571,9 @@ class SideEffectOperator(RendersText):
 
     def _undo_plan(self, target: Target, plan: dict[str, Any], reading: Reading | None) -> dict[str, Any] | None:
         """The declared undo, as it is kept beside the plan."""
+        from airflow_provider_aihandoff.core.effects.current_values import with_current
+        from airflow_provider_aihandoff.core.effects.undo import plan_undo
+
         if self.undo is None:
             return None
         declared = self.marked("undo")
@@ -598,6 +610,8 @@ class SideEffectOperator(RendersText):
 
     def _try_probe(self, target: Target, plan: dict[str, Any], secrets: Secrets) -> tuple[bool, str | None]:
         """Try the probe before anything is sent: whether a later find counts, and what the reviewer should know."""
+        from airflow_provider_aihandoff.core import signals
+
         if not (target.can_probe and target.try_probe) or target.names():  # what it names is not known yet
             return True, None
         try:
@@ -635,9 +649,12 @@ class SideEffectOperator(RendersText):
     def execute(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
         """Claim the effect, send it, and record what became of it; or wait until that is known."""
         from airflow_provider_aihandoff.core.effects.apply import Wait
+        from airflow_provider_aihandoff.core.models import Effect
         from airflow_provider_aihandoff.hooks.ledger import LedgerHook
         from airflow_provider_aihandoff.operators.planning import ask_again, effects_before
         from airflow_provider_aihandoff.operators.set_effects import apply_to_set
+        from airflow_provider_aihandoff.operators.skipped import record_skipped
+        from airflow_provider_aihandoff.operators.waiting import wait_or_defer
 
         if (set_id := set_id_of(self.job)) is not None:
             return apply_to_set(self, context, set_id, event)
@@ -703,6 +720,7 @@ class SideEffectOperator(RendersText):
         :param steps: as of :func:`apply_effect`.
         """
         from airflow_provider_aihandoff.core.effects.apply import apply_effect
+        from airflow_provider_aihandoff.task_memory import memory_of
 
         ti = context["ti"]
         try:
@@ -791,6 +809,8 @@ class SideEffectOperator(RendersText):
     @staticmethod
     def view_of(ledger: Ledger, job_id: int) -> JobView:
         """A job as its templates see it."""
+        from airflow_provider_aihandoff.core.jobs.job_view import view
+
         job = ledger.job(job_id)
         return view(job, ledger.revision(job_id, job.revision))
 
@@ -811,6 +831,9 @@ def _check_sendable(fields: Mapping[str, Any], *, name: str) -> None:
 
 def _shown_undo(undo: dict[str, Any], secrets: Collection[str], shown_fields: Collection[str]) -> dict[str, Any]:
     """A declared undo as the ledger keeps it. What its own kind sends as secrets is masked too."""
+    from airflow_provider_aihandoff.core.effects.target_registry import target_type
+    from airflow_provider_aihandoff.core.effects.undo import MASKED
+
     secrets = {*secrets, *target_type(undo["kind"]).secret_fields}
     hide_from_logs(undo, secrets, shown_fields)
     shown = masked(undo, secrets, shown_fields)

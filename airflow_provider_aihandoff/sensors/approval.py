@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, BaseSensorOperator
 
 from airflow_provider_aihandoff import settings
-from airflow_provider_aihandoff.core.jobs.job_view import JobView, view
 from airflow_provider_aihandoff.core.review.rules import Approvers, Reassignment, ReviewRules, due_times
 from airflow_provider_aihandoff.core.states import EffectState, JobState
-from airflow_provider_aihandoff.operators import notices, required_actions
+from airflow_provider_aihandoff.operators import required_actions
 from airflow_provider_aihandoff.operators.job_argument import (
     JobReference,
     job_reference,
@@ -21,11 +20,8 @@ from airflow_provider_aihandoff.operators.job_argument import (
     source_of,
 )
 from airflow_provider_aihandoff.operators.job_tasks import JobRole
-from airflow_provider_aihandoff.operators.planning import plan_effects
 from airflow_provider_aihandoff.operators.rendering import RendersText
-from airflow_provider_aihandoff.operators.required_actions import ApprovalWait
 from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY, final_errors
-from airflow_provider_aihandoff.operators.revising import check_edit, follow_reviewer
 from airflow_provider_aihandoff.operators.task_links import ReviewLink
 from airflow_provider_aihandoff.policies import ApprovalPolicy, Approve, AskPerson, verdict_of
 from airflow_provider_aihandoff.task_states import owner_of
@@ -33,9 +29,11 @@ from airflow_provider_aihandoff.task_states import owner_of
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseNotifier, Context
 
+    from airflow_provider_aihandoff.core.jobs.job_view import JobView
     from airflow_provider_aihandoff.core.ledger import Ledger
     from airflow_provider_aihandoff.core.models import EffectPlan, Job, OnTimeout, Revision
     from airflow_provider_aihandoff.core.review.ask_first import FirstAsk
+    from airflow_provider_aihandoff.operators.required_actions import ApprovalWait
 
 
 class ApprovalSensor(RendersText, BaseSensorOperator):
@@ -156,6 +154,8 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
     def execute(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
         """Ask, and end if there is a decision; otherwise defer. Called again with the event when the wait has ended."""
         from airflow_provider_aihandoff.hooks.ledger import LedgerHook
+        from airflow_provider_aihandoff.operators import notices
+        from airflow_provider_aihandoff.operators.revising import follow_reviewer
         from airflow_provider_aihandoff.operators.set_approval import approve_set
 
         if (set_id := set_id_of(self.job)) is not None:
@@ -198,6 +198,10 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
 
     def ask_about(self, context: Context, ledger: Ledger, job: Job) -> Job:
         """Render the plan of what the job says now, and ask about it."""
+        from airflow_provider_aihandoff.core.jobs.job_view import view
+        from airflow_provider_aihandoff.operators.planning import plan_effects
+        from airflow_provider_aihandoff.operators.revising import check_edit
+
         if job.state is JobState.REVIEW:
             job = check_edit(self.job_source, context, ledger, job)
         revision = ledger.revision(job.job_id, job.revision)
@@ -211,6 +215,8 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
 
     def expire(self, ledger: Ledger, job: Job) -> Job:
         """End the review, if it has expired."""
+        from airflow_provider_aihandoff.core.jobs.job_view import view
+
         assert job.review_digest is not None
         assert job.review_deadline is not None
         if isinstance(self.on_timeout, str):
@@ -266,7 +272,9 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
 
     def first_ask(self, context: Context, ledger: Ledger, job: Job, revision: Revision) -> FirstAsk:
         """Render the plan of a job that was never asked about, and what the policy says of it."""
+        from airflow_provider_aihandoff.core.jobs.job_view import view
         from airflow_provider_aihandoff.core.review.ask_first import FirstAsk
+        from airflow_provider_aihandoff.operators.planning import plan_effects
 
         seen = view(job, revision)
         plans = plan_effects(context, self.job_source, seen, ledger, ask_targets=True)
@@ -324,6 +332,7 @@ class ApprovalSensor(RendersText, BaseSensorOperator):
         :param refusal: why an answer in Airflow's list was not recorded.
         """
         from airflow_provider_aihandoff.hooks.ledger import LedgerHook
+        from airflow_provider_aihandoff.operators import notices
         from airflow_provider_aihandoff.triggers.approval import ApprovalTrigger
 
         assert job.review_digest is not None

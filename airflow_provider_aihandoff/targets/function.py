@@ -23,12 +23,9 @@ from airflow_provider_aihandoff.core.effects.target import (
     take_tables,
     take_text,
 )
-from airflow_provider_aihandoff.targets.rollback_functions import check_marked, function_at
+from airflow_provider_aihandoff.targets.rollback_functions import KEY_PARAMETER, check_marked, function_at
 
 log = logging.getLogger(__name__)
-
-#: The parameter in which a function gets the effect key, if it has one of this name.
-KEY_PARAMETER = "effect_key"
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,9 @@ from airflow_provider_aihandoff.core.secret_names import without_login
 from airflow_provider_aihandoff.core.text import first_problem, unstorable
 from airflow_provider_aihandoff.targets.connections import needed
 from airflow_provider_aihandoff.targets.postgres_session import open_session
+from airflow_provider_aihandoff.targets.statement_arguments import AT_LEAST_ONE, MARKER_TABLE, Rows, rows_of
 
 log = logging.getLogger(__name__)
-
-MARKER_TABLE = "aihandoff_marker"
-
-#: The least and the most rows that a statement must change; None: without limit.
-Rows = tuple[int, int | None]
-AT_LEAST_ONE: Rows = (1, None)
 
 #: A percent sign in a statement, as the drivers read it.
 _PERCENT = re.compile(r"%(?:\((?P<name>[^()]+)\)[sbt]|%|\([^)]*\)?.?|.?)", re.DOTALL)
@@ -243,27 +238,6 @@ def plan_statement(
         "sql": sql.strip(),
         "parameters": dict(parameters or {}),
     }
-
-
-def rows_of(declared: Any, name: str) -> Rows:
-    """How many rows a statement must change: a number, or the least and the most, of which either may be None.
-
-    :param name: the effect's name, for messages.
-    :raises PlanError: it is neither.
-    """
-    bounds = (declared, declared) if isinstance(declared, int) else declared
-    try:
-        least, most = bounds
-    except (TypeError, ValueError):
-        least, most = -1, None
-    least = 0 if least is None else least
-    right = all(isinstance(bound, int) and not isinstance(bound, bool) for bound in (least, most or 0))
-    if not right or least < 0 or (most is not None and most < least):
-        raise PlanError(
-            f"`rows` of the effect {name!r} is no number of rows: {declared!r}.",
-            remedy="Write one number, or two: (1, None) is at least one.",
-        )
-    return least, most
 
 
 def _check_statement(sql: str, parameters: Mapping[str, Any], name: str) -> None:

@@ -20,6 +20,9 @@ from airflow_provider_aihandoff.core.errors import PlanError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+#: The parameter in which a function gets the effect key, if it has one of this name.
+KEY_PARAMETER = "effect_key"
+
 _MARK = "__aihandoff_rollback_function__"
 
 #: How the name of a module begins that Airflow made from a Dag's file: no other process can import it.

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+from collections.abc import Collection, Sequence
 from pathlib import Path
+
+import pytest
 
 import airflow_provider_aihandoff
 
@@ -72,39 +76,70 @@ def test_the_core_imports_nothing_from_airflow() -> None:
     assert result.returncode == 0, result.stderr
 
 
-#: What Dag files import. Airflow's Dag processor parses them all the time.
-DAG_FILE_MODULES = (
-    "decorators.side_effect",
-    "operators.email",
-    "operators.http",
-    "operators.postgres",
-    "operators.reconcile",
-    "operators.response",
-    "operators.rollback",
-    "operators.side_effect",
-    "policies",
-    "reviewers",
-    "sensors.approval",
-)
+#: What Dag files import beside operators and sensors. Airflow's Dag processor parses them all the time.
+OTHER_DAG_FILE_MODULES = ("assets", "errors", "job_types", "policies", "reviewers", "states")
 
-#: What they must not load: the driver, the SDK, the ledger, and what these bring.
+#: Where the operators and sensors are, and how a module begins to be one.
+OPERATOR_FOLDERS = ("decorators", "operators", "sensors")
+OPERATOR = re.compile(r"^class \w+(?:Operator|Sensor)\(", re.MULTILINE)
+
+#: What none of them must load: drivers, SDKs, Airflow's hooks, what reads schemas and paths, and what serves pages.
 HEAVY = (
-    "psycopg",
-    "psycopg_pool",
-    "openai",
+    "airflow.providers.http",
+    "airflow.providers.openai",
+    "airflow.providers.openlineage",
+    "airflow.providers.postgres",
+    "airflow.providers.smtp",
     "alembic",
+    "fastapi",
     "genai_prices",
-    "requests",
+    "httpx",
     "jsonpath_rfc9535",
     "jsonschema",
-    "fastapi",
+    "openai",
+    "openlineage",
+    "psycopg",
+    "psycopg_pool",
+    "requests",
+    "standardwebhooks",
 )
-HEAVY_OF_OURS = ("core.ledger", "core.database")
+
+#: What of ours only a task needs that runs: the ledger and its rows, each protocol, targets, triggers, notifications.
+HEAVY_OF_OURS = (
+    "core.budgets",
+    "core.database",
+    "core.effects.placeholders",
+    "core.effects.undo",
+    "core.generation.provider",
+    "core.generation.submit",
+    "core.job_requests.job_request",
+    "core.jobs.job_view",
+    "core.ledger",
+    "core.models",
+    "core.rates",
+    "core.sets.set_record",
+    "core.signals",
+    "core.spans",
+    "doctor",
+    "hooks.ledger",
+    "operators.notices",
+    "operators.planning",
+    "operators.responding",
+    "targets.email",
+    "targets.function",
+    "targets.http",
+    "targets.postgres",
+    "triggers",
+    "web",
+)
+
+#: Modules of ours that all of them load together. To load more, the Dag processor has to have a use for each.
+AT_MOST = 75
 
 PARSE = """
 import importlib, sys
-import airflow.sdk
-from airflow.sdk import DAG
+from airflow.sdk import DAG, task
+task.python
 before = set(sys.modules)
 for name in sys.argv[1:]:
     importlib.import_module(name)
@@ -112,13 +147,53 @@ print(*sorted(set(sys.modules) - before))
 """
 
 
-def test_what_a_dag_file_imports_loads_neither_the_driver_nor_the_sdk_nor_the_ledger() -> None:
-    modules = [f"{PACKAGE.name}.{name}" for name in DAG_FILE_MODULES]
+def dag_file_modules() -> list[str]:
+    """The modules that Dag files import: each one that has an operator or a sensor, and what goes with them."""
+    files = [file for folder in OPERATOR_FOLDERS for file in sorted((PACKAGE / folder).glob("*.py"))]
+    of_operators = [f"{file.parent.name}.{file.stem}" for file in files if OPERATOR.search(file.read_text("utf-8"))]
+    assert {"decorators.side_effect", "operators.http", "operators.response_set", "sensors.approval"} <= {*of_operators}
+    return [f"{PACKAGE.name}.{name}" for name in (*of_operators, *OTHER_DAG_FILE_MODULES)]
+
+
+@pytest.fixture(scope="module")
+def loaded() -> list[str]:
+    """What a Dag file loads that imports all of them, beside what one loads that uses none."""
+    return loaded_by(dag_file_modules())
+
+
+def loaded_by(modules: Sequence[str]) -> list[str]:
+    """What a fresh interpreter loads with modules, beside what it loads with Airflow's own."""
     result = subprocess.run([sys.executable, "-c", PARSE, *modules], capture_output=True, text=True, check=True)
-    loaded = result.stdout.split()
-    assert set(modules) <= set(loaded)
+    found = result.stdout.split()
+    assert set(modules) <= set(found)
+    return found
+
+
+def heavy_among(found: Sequence[str], heavy: Collection[str]) -> list[str]:
+    """Those of some modules that are heavy, or within a package that is."""
+    return [name for name in found if any(name == part or name.startswith(f"{part}.") for part in heavy)]
+
+
+def test_what_a_dag_file_imports_loads_nothing_that_only_a_running_task_needs(loaded: list[str]) -> None:
     heavy = {*HEAVY, *(f"{PACKAGE.name}.{name}" for name in HEAVY_OF_OURS)}
-    assert [name for name in loaded if any(name == part or name.startswith(f"{part}.") for part in heavy)] == []
+    assert heavy_among(loaded, heavy) == []
+
+
+def test_neither_does_the_check_of_an_output_type() -> None:
+    facts = f"{PACKAGE.name}.core.generation.openai.facts"
+    heavy = {*HEAVY, *(f"{PACKAGE.name}.{name}" for name in ("core.database", "core.ledger", "core.models"))}
+    assert heavy_among(loaded_by([facts]), heavy) == []
+
+
+def test_every_module_that_a_dag_file_must_not_load_is_there() -> None:
+    modules = {".".join(file.relative_to(PACKAGE).with_suffix("").parts) for file in PACKAGE.rglob("*.py")}
+    packages = {name.removesuffix(".__init__") for name in modules}
+    assert [name for name in HEAVY_OF_OURS if name not in packages] == []
+
+
+def test_a_dag_file_loads_few_modules_of_ours(loaded: list[str]) -> None:
+    own = [name for name in loaded if name.split(".")[0] == PACKAGE.name]
+    assert len(own) <= AT_MOST, "\n".join(own)
 
 
 def test_no_function_of_the_core_imports_airflow_either() -> None:

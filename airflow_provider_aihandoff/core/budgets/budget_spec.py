@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from enum import StrEnum
 from typing import Any, TypeVar
 
+from airflow_provider_aihandoff.core.amounts import CURRENCY, checked_amount
 from airflow_provider_aihandoff.core.arguments import identifier
 from airflow_provider_aihandoff.core.budgets.period import Period, zone
 from airflow_provider_aihandoff.core.errors import BudgetRefused, RequestError
@@ -21,12 +22,6 @@ _REMEDY = "Correct it and try again; nothing was changed."
 
 #: The percentages that are notified, where its owner names none.
 THRESHOLDS = (50, 80, 100)
-
-#: More than this is a mistake. PostgreSQL could keep it; people could not read it.
-MAX_AMOUNT = Decimal(1_000_000_000)
-
-#: The only currency in which prices are known.
-CURRENCY = "USD"
 
 
 class OnFull(StrEnum):
@@ -263,38 +258,6 @@ def checked_scope(scope: Mapping[str, Any]) -> Scope:
             f"a budget has no scope {unknown[0]!r}; there are {', '.join(known)}.", field="scope", remedy=_REMEDY
         )
     return Scope(**{each: _name(each, value) for each, value in scope.items() if value is not None})
-
-
-def checked_amount(amount: Any, *, what: str = "amount_usd") -> Decimal:
-    """An amount of US dollars, above zero. ``20 USD`` and ``$20`` are as good as ``20``.
-
-    :raises BudgetRefused: it is none.
-    """
-    text = str(amount).strip()
-    if not text:
-        raise BudgetRefused("there is no amount.", field=what, remedy="Give a number, such as 20.00.")
-    if isinstance(amount, bool) or (text[-3:].isalpha() and text[-3:].upper() != CURRENCY) or text[:1] in "€£¥":
-        raise BudgetRefused(
-            f"{text!r} is no amount of {CURRENCY}: budgets are kept in US dollars, the currency of the prices.",
-            field=what,
-            remedy="Give the amount in US dollars, such as 20.00.",
-        )
-    text = text.removeprefix("$").removesuffix(text[-3:] if text[-3:].upper() == CURRENCY else "").strip()
-    try:
-        value = Decimal(text)
-    except InvalidOperation:
-        value = Decimal("NaN")
-    if not value.is_finite():
-        raise BudgetRefused(f"{text!r} is no amount.", field=what, remedy="Give a number, such as 20.00.")
-    if value <= 0:
-        raise BudgetRefused(
-            f"an amount must be above 0, not {value}.",
-            field=what,
-            remedy="To stop requests altogether, use `airflow aihandoff pause`.",
-        )
-    if value > MAX_AMOUNT:
-        raise BudgetRefused(f"an amount can be at most {MAX_AMOUNT:,} USD.", field=what, remedy=_REMEDY)
-    return value
 
 
 def checked_zone(name: Any) -> str:

@@ -12,12 +12,12 @@ import psycopg
 
 from airflow_provider_aihandoff.core.admission.hold import Hold, Refusal
 from airflow_provider_aihandoff.core.admission.hold_store import release
+from airflow_provider_aihandoff.core.amounts import checked_amount
 from airflow_provider_aihandoff.core.budgets.budget_spec import (
     Budget,
     BudgetEvent,
     BudgetSpec,
     Use,
-    checked_amount,
     checked_why,
     usd,
 )

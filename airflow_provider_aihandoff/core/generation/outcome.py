@@ -13,12 +13,13 @@ from pydantic import ValidationError
 from airflow_provider_aihandoff.core import strict_json
 from airflow_provider_aihandoff.core.digests import canonical_json
 from airflow_provider_aihandoff.core.error_text import cleaned
-from airflow_provider_aihandoff.core.generation.provider import ModelResponse
 from airflow_provider_aihandoff.core.states import ResponseStatus
 from airflow_provider_aihandoff.core.text import plain
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+
+    from airflow_provider_aihandoff.core.generation.provider import ModelResponse
 
 #: A text that is one block of Markdown code as a whole.
 _FENCE = re.compile(r"\s*```[ \t]*(?:json)?[ \t]*\r?\n(.*?)\r?\n?```\s*", re.DOTALL | re.IGNORECASE)

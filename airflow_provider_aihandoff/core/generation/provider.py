@@ -15,12 +15,13 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_aihandoff.core.errors import HandoffError
-from airflow_provider_aihandoff.core.models import Revision
-from airflow_provider_aihandoff.core.rates.slowdown import Heard
 from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, ResponseStatus
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+
+    from airflow_provider_aihandoff.core.models import Revision
+    from airflow_provider_aihandoff.core.rates.slowdown import Heard
 
 #: The metadata that goes with a request and comes back with its response: the job, the revision and the ledger.
 OWN_METADATA = ("aihandoff_job", "aihandoff_revision", "aihandoff_ledger")

@@ -7,18 +7,17 @@ from typing import TYPE_CHECKING, Literal
 
 from airflow_provider_aihandoff.core.crashpoints import reached
 from airflow_provider_aihandoff.core.generation.outcome import Output
-from airflow_provider_aihandoff.core.generation.provider import (
-    NOT_FOUND,
-    ModelProvider,
-    ModelResponse,
-    ProviderFacts,
-    ProviderFor,
-)
-from airflow_provider_aihandoff.core.models import Actor, Job, Revision
 from airflow_provider_aihandoff.core.states import JobState, ResponseStatus
 
 if TYPE_CHECKING:
+    from airflow_provider_aihandoff.core.generation.provider import (
+        ModelProvider,
+        ModelResponse,
+        ProviderFacts,
+        ProviderFor,
+    )
     from airflow_provider_aihandoff.core.ledger import Ledger
+    from airflow_provider_aihandoff.core.models import Actor, Job, Revision
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +41,8 @@ def give_up(
     :return: the status with which the response has ended on its own: then nothing is recorded, and its output is
         still to be taken. None where the revision is given up, or has moved on.
     """
+    from airflow_provider_aihandoff.core.generation.provider import NOT_FOUND
+
     job = ledger.job(job_id)
     revision = ledger.revision(job_id, number)
     if job.state is not JobState.RUNNING or job.revision != number or revision.response_id is None:

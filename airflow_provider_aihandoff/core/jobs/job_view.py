@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from airflow_provider_aihandoff.core.models import Job, Revision
+if TYPE_CHECKING:
+    from airflow_provider_aihandoff.core.models import Job, Revision
 
 
 class Fields(dict[str, Any]):

@@ -5,21 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from airflow_provider_aihandoff.core.digests import canonical_json
-from airflow_provider_aihandoff.core.models import (
-    PERSON_KINDS,
-    Actor,
-    ActorKind,
-    Decision,
-    Job,
-    PendingReview,
-    QueueGroup,
-)
+
+if TYPE_CHECKING:
+    from airflow_provider_aihandoff.core.models import Actor, Decision, Job, PendingReview, QueueGroup
 
 #: A job, or several like ones, on which someone is to decide.
-Reviewed = Job | PendingReview | QueueGroup
+Reviewed: TypeAlias = "Job | PendingReview | QueueGroup"
 
 #: What an author puts before an account, to mean the person who uses it at a terminal.
 TERMINAL = "cli:"
@@ -122,6 +116,8 @@ class Person:
     @property
     def actor(self) -> Actor:
         """The person, as decisions and the history have them."""
+        from airflow_provider_aihandoff.core.models import Actor
+
         return Actor.terminal(self.login) if self.at_terminal else Actor.user(self.login, self.user_id)
 
     @property
@@ -237,6 +233,8 @@ class Reassignment:
     @classmethod
     def from_json(cls, value: Mapping[str, Any] | None) -> Self:
         """It as the ledger keeps it; an empty one, where it keeps none."""
+        from airflow_provider_aihandoff.core.models import Actor, ActorKind
+
         if value is None:
             return cls()
         by = tuple(Actor(ActorKind(kind), name, user_id) for kind, name, user_id in value["by"])
@@ -326,6 +324,8 @@ def approvals_of(job: Job, decisions: Iterable[Decision]) -> list[Decision]:
 
     :param decisions: the job's, the oldest first.
     """
+    from airflow_provider_aihandoff.core.models import PERSON_KINDS
+
     found: dict[str | None, Decision] = {}
     for each in decisions:
         of_now = each.digest == job.review_digest and each.decision_id > (job.decided_before or 0)

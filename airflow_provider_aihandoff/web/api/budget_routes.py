@@ -7,7 +7,8 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from airflow_provider_aihandoff.core.budgets.budget_spec import checked_amount, checked_changes, checked_spec
+from airflow_provider_aihandoff.core.amounts import checked_amount
+from airflow_provider_aihandoff.core.budgets.budget_spec import checked_changes, checked_spec
 from airflow_provider_aihandoff.core.budgets.budget_store import BudgetView
 from airflow_provider_aihandoff.core.budgets.spent_by import SpentBy
 from airflow_provider_aihandoff.core.ledger import Ledger

@@ -8,7 +8,8 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import RedirectResponse
 
-from airflow_provider_aihandoff.core.budgets.budget_spec import Use, checked_amount, usd
+from airflow_provider_aihandoff.core.amounts import checked_amount
+from airflow_provider_aihandoff.core.budgets.budget_spec import Use, usd
 from airflow_provider_aihandoff.core.budgets.budget_store import BudgetView
 from airflow_provider_aihandoff.core.errors import BudgetRefused
 from airflow_provider_aihandoff.core.ledger import Ledger

@@ -24,7 +24,7 @@ from airflow_provider_aihandoff.core.generation import settle
 from airflow_provider_aihandoff.core.generation import submit as submit_module
 from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.core.states import JobState, RevisionState
-from airflow_provider_aihandoff.operators import response
+from airflow_provider_aihandoff.operators import responding
 from airflow_provider_aihandoff.operators.response import OpenAIBackgroundResponseOperator
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
 from airflow_provider_aihandoff.testing import OpenAIStandIn, responses_api
@@ -639,7 +639,7 @@ class TestKill:
                 raise AirflowFailException("killed")
 
             monkeypatch.setattr(RuntimeTaskInstance, "get_task_states", get_task_states)
-            monkeypatch.setattr(response, "wait_inline", wait)
+            monkeypatch.setattr(responding, "wait_inline", wait)
             run(lambda: ask(metadata=fault("stuck=in_progress")))
 
         return kill

@@ -13,9 +13,9 @@ from airflow.sdk.execution_time.context import OutletEventAccessors
 
 from airflow_provider_aihandoff import airflow_compat
 from airflow_provider_aihandoff.assets import applied_asset
+from airflow_provider_aihandoff.core.effects import completion
 from airflow_provider_aihandoff.core.effects.completion import Completion
 from airflow_provider_aihandoff.core.models import Actor, ActorKind
-from airflow_provider_aihandoff.operators import asset_events
 from airflow_provider_aihandoff.operators.asset_events import announce, announce_set
 from airflow_provider_aihandoff.operators.http import HttpSideEffectOperator
 
@@ -51,7 +51,7 @@ def completed(monkeypatch: pytest.MonkeyPatch) -> Any:
             raise found.before
         return [SimpleNamespace(extra=extra) for extra in found.before]
 
-    monkeypatch.setattr(asset_events, "completion_of", completion_of)
+    monkeypatch.setattr(completion, "completion_of", completion_of)
     monkeypatch.setattr(airflow_compat, "asset_events", events)
     return found
 

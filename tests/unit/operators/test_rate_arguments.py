@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from airflow_provider_aihandoff.core.models import PriorityName
 from airflow_provider_aihandoff.operators.http import HttpSideEffectOperator
 from airflow_provider_aihandoff.operators.response import OpenAIBackgroundResponseOperator
 
@@ -37,3 +38,9 @@ def test_a_task_is_a_batch_unless_its_author_says_that_a_person_waits(make: Any)
     assert (make().priority, make().rate_key, make().max_wait) == ("batch", None, None)
     task = make(priority="interactive", rate_key="erp", max_wait=timedelta(hours=1))
     assert (task.priority, task.rate_key, task.max_wait) == ("interactive", "erp", timedelta(hours=1))
+
+
+@pytest.mark.parametrize("make", [draft, publish])
+@pytest.mark.parametrize("priority", get_args(PriorityName))
+def test_every_priority_of_the_ledger_can_be_named(make: Any, priority: PriorityName) -> None:
+    assert make(priority=priority).priority == priority

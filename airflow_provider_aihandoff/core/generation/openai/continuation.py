@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from airflow_provider_aihandoff.core.models import Revision
+if TYPE_CHECKING:
+    from airflow_provider_aihandoff.core.models import Revision
 
 
 def continued(request: Mapping[str, Any], *, changes: str, before: Revision, response_id: str | None) -> dict[str, Any]:

@@ -20,10 +20,11 @@ from airflow_provider_aihandoff.core.generation.openai.request import (
 from airflow_provider_aihandoff.core.generation.openai.tools import ToolPrices
 from airflow_provider_aihandoff.core.generation.openai.worst_case import worst_case
 from airflow_provider_aihandoff.core.generation.provider import ModelResponse, Prompt, ProviderFacts, Tokens, WorstCase
-from airflow_provider_aihandoff.core.models import Revision
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+
+    from airflow_provider_aihandoff.core.models import Revision
 
 #: What of a request the model reads.
 _READ_BY_MODEL = ("input", "instructions", "tools", "text")

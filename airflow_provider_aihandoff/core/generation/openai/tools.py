@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from airflow_provider_aihandoff.core.budgets.budget_spec import checked_amount
+from airflow_provider_aihandoff.core.amounts import checked_amount
 from airflow_provider_aihandoff.core.errors import BudgetRefused
 from airflow_provider_aihandoff.core.generation.openai.json_answer import field_of
 

@@ -12,7 +12,6 @@ from airflow_provider_aihandoff.core.budgets.budget_spec import (
     OnFull,
     Scope,
     Use,
-    checked_amount,
     checked_spec,
     checked_why,
     usd,
@@ -25,33 +24,6 @@ def test_what_is_not_named_has_a_default() -> None:
     spec = checked_spec("all", "20", owner="alice")
     assert (spec.scope, spec.amount_usd, spec.period, spec.time_zone) == (Scope(), Decimal(20), Period.MONTH, "UTC")
     assert (spec.thresholds, spec.on_full) == ((50, 80, 100), OnFull.HOLD)
-
-
-@pytest.mark.parametrize("amount", ["20", "20.00", " 20 USD", "$20", "20usd", 20, Decimal(20), 20.0])
-def test_an_amount_is_us_dollars(amount: Any) -> None:
-    assert checked_amount(amount) == 20
-
-
-@pytest.mark.parametrize(
-    ("amount", "why"),
-    [
-        ("0", "above 0"),
-        ("-1", "above 0"),
-        ("20 EUR", "kept in US dollars"),
-        ("€20", "kept in US dollars"),
-        ("GBP", "kept in US dollars"),
-        ("a lot", "no amount"),
-        ("NaN", "no amount|US dollars"),
-        ("Infinity", "no amount|US dollars"),
-        ("", "no amount"),
-        (True, "no amount"),
-        ("1e12", "at most"),
-    ],
-)
-def test_what_is_no_amount_is_refused(amount: Any, why: str) -> None:
-    with pytest.raises(BudgetRefused, match=why) as refused:
-        checked_amount(amount)
-    assert refused.value.field == "amount_usd"
 
 
 @pytest.mark.parametrize(

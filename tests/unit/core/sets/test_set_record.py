@@ -1,4 +1,4 @@
-"""What a set adds up to, and when too much of it has failed."""
+"""What a set adds up to."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
 
 import pytest
 
@@ -20,8 +19,6 @@ from airflow_provider_aihandoff.core.sets.set_record import (
     SetPhase,
     SetTotals,
     SetWrites,
-    checked_fail_when,
-    too_many,
 )
 from airflow_provider_aihandoff.core.sets.transport import Transport
 from airflow_provider_aihandoff.core.states import JobState
@@ -80,30 +77,6 @@ def test_its_rate_is_that_of_the_responses_that_have_ended() -> None:
     assert TOTALS.per_minute is None
     measured = replace(TOTALS, drafted=90, first_sent=AT, newest_output=AT + timedelta(minutes=3))
     assert measured.per_minute == 30
-
-
-@pytest.mark.parametrize(
-    ("failed", "fail_when", "fails"),
-    [
-        (99, None, False),
-        (100, None, True),
-        (4, 0.05, False),
-        (5, 0.05, True),
-        (0, 0.0001, False),
-        (19, 20, False),
-        (20, 20, True),
-        (100, 1.0, True),
-        (1, 1, True),
-    ],
-)
-def test_too_many_are_a_share_or_a_number(failed: int, fail_when: Any, fails: bool) -> None:
-    assert too_many(failed, 100, checked_fail_when(fail_when)) is fails
-
-
-@pytest.mark.parametrize("wrong", [0, -1, 0.0, 1.5, True, "5%"])
-def test_what_is_neither_is_refused(wrong: Any) -> None:
-    with pytest.raises(ValueError, match="fail_when must be"):
-        checked_fail_when(wrong)
 
 
 def test_all_items_that_are_left_out_are_counted_and_the_first_are_named() -> None:
