@@ -7,6 +7,7 @@ the body. Where there are too many, the oldest one that has not sent a whole req
 from __future__ import annotations
 
 import asyncio
+import gc
 import resource
 import socket
 from functools import partial
@@ -94,7 +95,10 @@ class BoundedServer(uvicorn.Server):
         super().__init__(config)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start to listen, with enough open files."""
+        """Start to listen, with enough open files.
+
+        What the process has imported by now stays until it ends: the garbage collector leaves it out from here on.
+        """
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
         if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -102,4 +106,6 @@ class BoundedServer(uvicorn.Server):
         if self.config.ssl:
             loop: Any = asyncio.get_running_loop()
             loop.create_server = partial(loop.create_server, ssl_handshake_timeout=HANDSHAKE_TIMEOUT)
+        gc.collect()
+        gc.freeze()
         await super().startup(sockets)
