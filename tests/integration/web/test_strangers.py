@@ -16,8 +16,8 @@ import pytest
 import uvicorn
 from airflow.api_fastapi import app as airflow_app
 from fastapi import FastAPI
-from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from airflow_provider_aihandoff.core.ledger import Ledger
@@ -32,7 +32,7 @@ ONE_CHUNK = 2**18
 LARGE = 15 * 2**20
 
 RECEIVER = "/webhooks/openai/{conn_id}"
-ROUTES = [route for route in build_app().routes if isinstance(route, APIRoute)]
+ROUTES = [route for route in build_app().routes if isinstance(route, Route)]
 VALUES = {
     "job_id": 1,
     "effect_id": 1,
