@@ -1,4 +1,4 @@
-"""The receiver of webhooks as it is, but for the ledger: it reads, verifies and answers. For `webhook_ingest`.
+"""The receiver of webhooks as it is, but for the ledger: it reads, verifies, counts and answers. For `webhook_ingest`.
 
 Its HTTP server is that of `airflow aihandoff webhooks serve`, which bounds its connections.
 """

@@ -28,7 +28,7 @@ PUBLIC = {"/static/{name}", "/webhooks/openai/{conn_id}"}
 
 def _routes() -> list[tuple[str, str]]:
     routes = [route for route in build_app().routes if isinstance(route, Route) and route.path not in PUBLIC]
-    return [(method, route.path) for route in routes for method in route.methods]
+    return [(method, route.path) for route in routes for method in route.methods or ()]
 
 
 def _decision(job: Any, verdict: str = "approve") -> dict[str, str]:
