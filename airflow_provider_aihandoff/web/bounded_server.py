@@ -75,7 +75,7 @@ class BoundedProtocol(H11Protocol):
 
 
 class BoundedServer(uvicorn.Server):
-    """Serves an app to strangers.
+    """Serves an app to strangers. From here on, the garbage collector leaves out what the process has imported.
 
     :param options: further ones of ``uvicorn.Config``.
     """
@@ -93,12 +93,12 @@ class BoundedServer(uvicorn.Server):
         )
         config.load()
         super().__init__(config)
+        # What was imported stays until the process ends. Not in `startup`, in which no connection is accepted yet.
+        gc.collect()
+        gc.freeze()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start to listen, with enough open files.
-
-        What the process has imported by now stays until it ends: the garbage collector leaves it out from here on.
-        """
+        """Start to listen, with enough open files."""
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
         if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -106,6 +106,4 @@ class BoundedServer(uvicorn.Server):
         if self.config.ssl:
             loop: Any = asyncio.get_running_loop()
             loop.create_server = partial(loop.create_server, ssl_handshake_timeout=HANDSHAKE_TIMEOUT)
-        gc.collect()
-        gc.freeze()
         await super().startup(sockets)
