@@ -630,9 +630,14 @@ GUARDS = (
         ("history:_store", "!= len(rows):", "!= len(rows) and False:"),
     ),
     guard(
+        "metrics: each of the steps that are alike is counted",
+        "tests/unit/core/database/test_step_log.py::test_steps_that_are_alike_are_counted_at_once",
+        ("say_steps", "signals.count(signals.STEPS, number, ", "signals.count(signals.STEPS, 1, "),
+    ),
+    guard(
         "bulk decision: what waits for the jobs is notified",
         f"{_LEDGER}/review/test_many.py::test_what_waits_for_each_of_the_jobs_is_notified",
-        ("history:_tell", "    if line.event in WAKING_JOB_EVENTS:\n", "    if False:\n"),
+        ("history:_tell", " if line.event in WAKING_JOB_EVENTS)", " if False)"),
     ),
     guard(
         "decision on all: the number is confirmed",
@@ -743,6 +748,11 @@ GUARDS = (
         "inbox: a repeated delivery changes nothing",
         f"{_LEDGER}/webhooks/test_inbox.py::TestApplied::test_a_repeated_webhook_keeps_its_disposition_after_its_job_has_moved_on",
         ("_receive", "    if not receipt.repeated:\n", "    if True:\n"),
+    ),
+    guard(
+        "inbox: a repeated delivery has the body that came first",
+        f"{_LEDGER}/webhooks/test_inbox.py::TestApplied::test_a_repeated_webhook_is_counted_and_changes_nothing_else",
+        ("inbox:_receipt", "**row if repeated else {", "**{"),
     ),
     guard(
         "inbox: a repeated delivery changes nothing in a batch either",

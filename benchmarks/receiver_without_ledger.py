@@ -1,4 +1,4 @@
-"""The receiver of webhooks as it is, but for the ledger: it reads, verifies and answers. For `webhook_ingest`.
+"""The receiver of webhooks as it is, but for the ledger: it reads, verifies, counts and answers. For `webhook_ingest`.
 
 Its HTTP server is that of `airflow aihandoff webhooks serve`, which bounds its connections.
 """
@@ -6,7 +6,6 @@ Its HTTP server is that of `airflow aihandoff webhooks serve`, which bounds its 
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
 from datetime import UTC, datetime
 
 from starlette.applications import Starlette
@@ -16,6 +15,7 @@ from airflow_provider_aihandoff.core.models import InboxEntry
 from airflow_provider_aihandoff.core.states import Disposition
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery, Receipt
 from airflow_provider_aihandoff.core.webhooks.intake import Intake
+from airflow_provider_aihandoff.hooks.observability import observe, set_up_metrics
 from airflow_provider_aihandoff.plugins.aihandoff import URL_PREFIX
 from airflow_provider_aihandoff.web.api.webhook_receiver import Receiver
 from airflow_provider_aihandoff.web.app import build_receiver
@@ -29,7 +29,7 @@ class NoLedger(Intake):
         """Say that it was applied."""
         now = datetime.now(UTC)
         entry = InboxEntry(
-            **asdict(delivery),
+            **vars(delivery),
             disposition=Disposition.APPLIED,
             job_id=None,
             deliveries=1,
@@ -53,6 +53,8 @@ def main() -> None:
     """Serve on 127.0.0.1."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
+    set_up_metrics()
+    observe(in_task=False)  # which the real one does when it opens its ledger
     receiver = Receiver(["openai_default"])
     receiver._intake = NoLedger(_no_ledger)  # type: ignore[arg-type]
     app = Starlette(routes=[Mount(URL_PREFIX, app=build_receiver(receiver))])

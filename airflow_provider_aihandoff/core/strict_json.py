@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import cache
 from typing import Any
 
 #: Levels of objects and lists that a value may have, the innermost value included, wherever it comes from: an answer, a
@@ -31,13 +32,7 @@ def loads(text: str | bytes, *, unique_keys: bool = False, exact_floats: bool = 
     :raises NotJson: the text is not JSON, or is refused.
     """
     try:
-        value = json.loads(
-            text.decode() if isinstance(text, bytes) else text,
-            parse_constant=_refuse_constant,
-            parse_int=_whole,
-            parse_float=_exact if exact_floats else _finite,
-            object_pairs_hook=_unique if unique_keys else None,
-        )
+        value = _decoder(unique_keys, exact_floats).decode(text.decode() if isinstance(text, bytes) else text)
     except json.JSONDecodeError as error:
         raise NotJson(f"{error.msg} in line {error.lineno}, column {error.colno}") from None
     except UnicodeDecodeError:
@@ -47,6 +42,17 @@ def loads(text: str | bytes, *, unique_keys: bool = False, exact_floats: bool = 
     if not is_shallow(value):
         raise NotJson(TOO_DEEP)
     return value
+
+
+@cache
+def _decoder(unique_keys: bool, exact_floats: bool) -> json.JSONDecoder:
+    """Made once: every webhook and every answer is read with it."""
+    return json.JSONDecoder(
+        parse_constant=_refuse_constant,
+        parse_int=_whole,
+        parse_float=_exact if exact_floats else _finite,
+        object_pairs_hook=_unique if unique_keys else None,
+    )
 
 
 def is_shallow(value: object) -> bool:

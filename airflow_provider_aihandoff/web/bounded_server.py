@@ -7,6 +7,7 @@ the body. Where there are too many, the oldest one that has not sent a whole req
 from __future__ import annotations
 
 import asyncio
+import gc
 import resource
 import socket
 from functools import partial
@@ -74,7 +75,7 @@ class BoundedProtocol(H11Protocol):
 
 
 class BoundedServer(uvicorn.Server):
-    """Serves an app to strangers.
+    """Serves an app to strangers. From here on, the garbage collector leaves out what the process has imported.
 
     :param options: further ones of ``uvicorn.Config``.
     """
@@ -92,6 +93,9 @@ class BoundedServer(uvicorn.Server):
         )
         config.load()
         super().__init__(config)
+        # What was imported stays until the process ends. Not in `startup`, in which no connection is accepted yet.
+        gc.collect()
+        gc.freeze()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to listen, with enough open files."""

@@ -12,7 +12,7 @@ from typing import Any
 from psycopg.types.json import Json
 
 from airflow_provider_aihandoff.core.database.connection import LedgerConnection
-from airflow_provider_aihandoff.core.database.step_log import say_step
+from airflow_provider_aihandoff.core.database.step_log import say_steps
 from airflow_provider_aihandoff.core.digests import canonical_json
 from airflow_provider_aihandoff.core.errors import IllegalTransition, JobNotFound
 from airflow_provider_aihandoff.core.event_delivery.outbox import EVENT_OF_EACH_JOB, EVENT_OF_JOB, changed_standing
@@ -277,8 +277,7 @@ def append_each(connection: LedgerConnection, steps: Sequence[Step]) -> None:
     rows = [{**vars(line), "at": line.at.isoformat()} for line in lines]
     if connection.execute(_APPEND_EACH, [Json(rows)]).rowcount != len(lines):
         raise _moved_meanwhile([step.job for step in steps])
-    for step, line in zip(steps, lines, strict=True):
-        _tell(connection, step.job, line)
+    _tell(connection, [(step.job, line) for step, line in zip(steps, lines, strict=True)])
 
 
 def _line_that_stays(step: Step) -> Event:
@@ -306,11 +305,10 @@ def _moved_meanwhile(jobs: Sequence[Job | JobHead]) -> IllegalTransition:
     )
 
 
-def _tell(connection: LedgerConnection, job: Job | JobHead, line: Event) -> None:
-    """Log and count a line once it is committed, and wake those who wait for the job."""
-    connection.signals.append(partial(say_step, job, line))
-    if line.event in WAKING_JOB_EVENTS:
-        connection.woken.add(job.job_id)
+def _tell(connection: LedgerConnection, steps: Sequence[tuple[Job | JobHead, Event]]) -> None:
+    """Log and count lines once they are committed, and wake those who wait for their jobs."""
+    connection.signals.append(partial(say_steps, steps))
+    connection.woken.update(job.job_id for job, line in steps if line.event in WAKING_JOB_EVENTS)
 
 
 def _acknowledged_at(job: Job, state: JobState, line: Event) -> datetime | None:
@@ -402,8 +400,7 @@ def _store(connection: LedgerConnection, steps: Sequence[tuple[Job, Job, Event]]
     for (is_event, names), rows in alike.items():
         if _write(connection, names, rows, is_event=is_event) != len(rows):
             raise _moved_meanwhile([before for before, _, _ in steps])
-    for _, after, line in steps:
-        _tell(connection, after, line)
+    _tell(connection, [(after, line) for _, after, line in steps])
 
 
 def _write(

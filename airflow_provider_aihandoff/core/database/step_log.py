@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections import Counter
+from collections.abc import Sequence
 
 from airflow_provider_aihandoff.core import signals
 from airflow_provider_aihandoff.core.models import Event, Job, JobHead
@@ -19,13 +21,17 @@ log = logging.getLogger("airflow_provider_aihandoff.steps")
 _PLAIN = re.compile(r"[A-Za-z0-9_.-]+")
 
 
-def say_step(job: Job | JobHead, line: Event) -> None:
-    """Log and count one line of a job's history.
+def say_steps(steps: Sequence[tuple[Job | JobHead, Event]]) -> None:
+    """Log each of the lines of histories that one statement has written, and count those that are alike at once.
 
-    :param job: as it is after the step.
+    :param steps: each job, as it is after the step, and the line.
     """
-    log.info("%s", in_fields(job, line))
-    signals.count(signals.STEPS, job_type=job.job_type, step=line.event, state=line.to_state)
+    if log.isEnabledFor(logging.INFO):
+        for job, line in steps:
+            log.info("%s", in_fields(job, line))
+    alike = Counter((job.job_type, line.event, line.to_state) for job, line in steps)
+    for (job_type, step, state), number in alike.items():
+        signals.count(signals.STEPS, number, job_type=job_type, step=step, state=state)
 
 
 def in_fields(job: Job | JobHead, line: Event) -> str:

@@ -60,7 +60,8 @@ _RECORD = f"""
         disposition text, job_id bigint, poll_after float, note text)
     ORDER BY webhook_id
     ON CONFLICT (webhook_id) DO UPDATE SET deliveries = i.deliveries + 1, updated_at = clock_timestamp()
-    RETURNING {_COLUMNS}"""
+    RETURNING {columns(InboxEntry, "i", without=frozenset({"body"}))},
+        CASE WHEN i.deliveries > 1 THEN i.body END AS body"""
 _REPLACE_RESPONSE = f"""
     UPDATE aihandoff.revisions SET response_id = %s, response_status = 'running',
         unknown_submissions = unknown_submissions - 1
@@ -172,9 +173,14 @@ def record_all(connection: LedgerConnection, judged: Sequence[Judged]) -> list[R
         }
         for each in judged
     ]
-    recorded = {row["webhook_id"]: InboxEntry(**row) for row in connection.execute(_RECORD, [Json(rows)]).fetchall()}
-    entries = [recorded[row["webhook_id"]] for row in rows]
-    return [Receipt(entry, repeated=entry.deliveries > 1) for entry in entries]
+    recorded = {row["webhook_id"]: row for row in connection.execute(_RECORD, [Json(rows)])}
+    return [_receipt(recorded[row["webhook_id"]], each.delivery) for row, each in zip(rows, judged, strict=True)]
+
+
+def _receipt(row: dict[str, Any], delivery: Delivery) -> Receipt:
+    """What was recorded of a delivery; its body comes back only where it came first in an earlier one."""
+    repeated = row["deliveries"] > 1
+    return Receipt(InboxEntry(**row if repeated else {**row, "body": delivery.body}), repeated)
 
 
 def disposition_of(state: RevisionState, response_status: str | None, error_kind: str | None) -> Disposition | None:

@@ -168,18 +168,17 @@ def _write(
             ends.append((matches[str(entry.response_id)], entry, status))
     if not ends:
         return
-    history.append_each(connection, [_step(*end) for end in ends])
+    actors = {conn_id: Actor.webhook(conn_id) for conn_id in {entry.conn_id for _, entry, _ in ends}}
+    history.append_each(connection, [_step(*end, actors[end[1].conn_id]) for end in ends])
     values = [match.revision_id for match, _, _ in ends], [status for _, _, status in ends]
     connection.execute(_MARK_ENDED, values)
 
 
-def _step(match: _Match, entry: InboxEntry, status: ResponseStatus) -> history.Step:
+def _step(match: _Match, entry: InboxEntry, status: ResponseStatus, actor: Actor) -> history.Step:
     detail = {
         "revision": match.number,
         "response_id": entry.response_id,
         "status": status,
         "webhook_id": entry.webhook_id,
     }
-    return history.Step(
-        match.job, JobEvent.RESPONSE_ENDED, actor=Actor.webhook(entry.conn_id), detail=detail, at=entry.received_at
-    )
+    return history.Step(match.job, JobEvent.RESPONSE_ENDED, actor=actor, detail=detail, at=entry.received_at)

@@ -178,11 +178,14 @@ class Receiver:
             find_owner(self._intake.ledger(), webhook_id, provider_for(conn_id))
 
 
-@router.post(f"{WEBHOOKS_PREFIX}/openai/{{conn_id}}", include_in_schema=False)
-async def receive(conn_id: str, request: Request) -> Response:
+async def receive(request: Request) -> Response:
     """Take a webhook of OpenAI."""
     receiver: Receiver = request.app.state.receiver
-    return await receiver.answer(conn_id, request)
+    return await receiver.answer(request.path_params["conn_id"], request)
+
+
+# A plain route: it has nothing that FastAPI would read of the request, and many requests may come at once.
+router.add_route(f"{WEBHOOKS_PREFIX}/openai/{{conn_id}}", receive, methods=["POST"], include_in_schema=False)
 
 
 async def health(request: Request) -> Response:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 from fastapi import FastAPI
-from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
+from starlette.routing import Route
 
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor
@@ -27,8 +27,8 @@ PUBLIC = {"/static/{name}", "/webhooks/openai/{conn_id}"}
 
 
 def _routes() -> list[tuple[str, str]]:
-    routes = [route for route in build_app().routes if isinstance(route, APIRoute) and route.path not in PUBLIC]
-    return [(method, route.path) for route in routes for method in route.methods]
+    routes = [route for route in build_app().routes if isinstance(route, Route) and route.path not in PUBLIC]
+    return [(method, route.path) for route in routes for method in route.methods or ()]
 
 
 def _decision(job: Any, verdict: str = "approve") -> dict[str, str]:

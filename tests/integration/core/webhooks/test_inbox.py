@@ -95,9 +95,10 @@ class TestApplied:
         running = submit(ledger, job_spec())
         first = deliver(ledger)
         before = ledger.record(running.job_id)
-        receipt = ledger.inbox.receive(webhook())
+        receipt = ledger.inbox.receive(replace(webhook(), body={"another": "body"}))
         assert receipt.repeated
         assert receipt.entry == replace(first, deliveries=2, updated_at=receipt.entry.updated_at)
+        assert receipt.entry == ledger.inbox.read(first.webhook_id)
         assert ledger.record(running.job_id) == before
 
     def test_a_repeated_webhook_keeps_its_disposition_after_its_job_has_moved_on(self, ledger: Ledger) -> None:
