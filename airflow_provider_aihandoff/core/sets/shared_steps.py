@@ -170,19 +170,37 @@ class SharedWrites:
 
     def __init__(self, ledger: Ledger, *, actor: Actor, most: int) -> None:
         self._ledger, together = ledger, ledger.written_together
+        self.others: Callable[[], int] = _no_one
+        """How many jobs of the set are being written, or about to be."""
+        self._sending: set[int] = set()
         self._claim: Combiner[WriteWish, Claim | None] = Combiner(
-            lambda wishes: together.claim(wishes, actor=actor), most
+            lambda wishes: together.claim(wishes, actor=actor),
+            most,
+            others=lambda: min(self.others(), most) - len(self._sending),
         )
         self._confirm: Combiner[Written, Effect | None] = Combiner(
-            lambda written: together.confirm(written, actor=actor), most
+            lambda written: together.confirm(written, actor=actor),
+            most,
+            others=lambda: min(self.others(), len(self._sending)),
         )
+
+    @contextmanager
+    def writing(self, job_id: int) -> Iterator[None]:
+        """While an effect of a job is written: from its claim until what has become of it is recorded, it asks for no
+        other."""
+        try:
+            yield
+        finally:
+            self._sending.discard(job_id)
 
     def claim(self, job_id: int, plan: EffectPlan, *, lease: timedelta, actor: Actor, resends: int = 0) -> Claim:
         """As :meth:`.Effects.claim`."""
         found = None
         if not resends:
             found = _shared(self._claim, WriteWish(job_id, plan, uuid4(), lease))
-        return found or self._ledger.effects.claim(job_id, plan, lease=lease, actor=actor, resends=resends)
+        found = found or self._ledger.effects.claim(job_id, plan, lease=lease, actor=actor, resends=resends)
+        self._sending.add(job_id)
+        return found
 
     def confirm(
         self,
