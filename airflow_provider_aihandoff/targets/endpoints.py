@@ -54,8 +54,7 @@ def url_of(conn_id: str, method: str, endpoint: str, name: str) -> str:
 
     :raises PlanError: the HTTP library would make another one of it, which the plan does not show.
     """
-    hook = http_hook(conn_id, method)
-    hook.get_conn()
+    hook = connections.once((conn_id, method), lambda: _knowing_its_base(http_hook(conn_id, method)))
     if not urlsplit(hook.base_url or "").hostname:
         raise PlanError(
             f"the effect {name!r} has an endpoint, and its connection {conn_id!r} names no host.",
@@ -69,6 +68,11 @@ def url_of(conn_id: str, method: str, endpoint: str, name: str) -> str:
             remedy="Check what the templates of its endpoint fill in, and write it with the filter urlencode.",
         )
     return url
+
+
+def _knowing_its_base(hook: HttpHook) -> HttpHook:
+    hook.get_conn()
+    return hook
 
 
 def session_to(hook: HttpHook, url: str, headers: Mapping[str, str], name: str) -> Session:
