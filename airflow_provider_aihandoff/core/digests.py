@@ -47,12 +47,13 @@ def _has_plain_keys(value: Any, deepest: int) -> bool:
     if deepest == 0:
         return False
     if isinstance(value, dict):
-        if not all(isinstance(key, str) and key.isascii() for key in value):
-            return False
+        for key in value:
+            if not (isinstance(key, str) and key.isascii()):
+                return False
         value = dict.values(value)  # a name in an object can hide a method
     elif not isinstance(value, (list, tuple)):
         return False
-    return all(_has_plain_keys(each, deepest - 1) for each in value)
+    return all(isinstance(each, _SCALARS) or _has_plain_keys(each, deepest - 1) for each in value)
 
 
 def _jsonable(value: Any) -> Any:

@@ -1,5 +1,4 @@
-"""Airflow connections of the outside systems: read once for many writes, and missing where a write is about to use one.
-"""
+"""Airflow connections of the outside systems: read once for many writes, and missing where one is about to be used."""
 
 from __future__ import annotations
 

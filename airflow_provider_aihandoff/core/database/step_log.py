@@ -24,7 +24,8 @@ def say_step(job: Job | JobHead, line: Event) -> None:
 
     :param job: as it is after the step.
     """
-    log.info("%s", in_fields(job, line))
+    if log.isEnabledFor(logging.INFO):
+        log.info("%s", in_fields(job, line))
     signals.count(signals.STEPS, job_type=job.job_type, step=line.event, state=line.to_state)
 
 
