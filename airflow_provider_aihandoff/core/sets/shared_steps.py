@@ -173,10 +173,14 @@ class SharedWrites:
         self.others: Callable[[], int] = _no_one
         """How many jobs of the set are being written, or about to be."""
         self._sending: set[int] = set()
+
+        def claim(wishes: Sequence[WriteWish]) -> list[Claim | None]:
+            found = together.claim(wishes, actor=actor)
+            self._sending.update(wish.job_id for wish, each in zip(wishes, found, strict=True) if each is not None)
+            return found
+
         self._claim: Combiner[WriteWish, Claim | None] = Combiner(
-            lambda wishes: together.claim(wishes, actor=actor),
-            most,
-            others=lambda: min(self.others(), most) - len(self._sending),
+            claim, most, others=lambda: min(self.others(), most) - len(self._sending)
         )
         self._confirm: Combiner[Written, Effect | None] = Combiner(
             lambda written: together.confirm(written, actor=actor),
@@ -186,8 +190,7 @@ class SharedWrites:
 
     @contextmanager
     def writing(self, job_id: int) -> Iterator[None]:
-        """While an effect of a job is written: from its claim until what has become of it is recorded, it asks for no
-        other."""
+        """While an effect of a job is written: no other one waits for its confirmation after that."""
         try:
             yield
         finally:
@@ -198,8 +201,9 @@ class SharedWrites:
         found = None
         if not resends:
             found = _shared(self._claim, WriteWish(job_id, plan, uuid4(), lease))
-        found = found or self._ledger.effects.claim(job_id, plan, lease=lease, actor=actor, resends=resends)
-        self._sending.add(job_id)
+        if found is None:
+            found = self._ledger.effects.claim(job_id, plan, lease=lease, actor=actor, resends=resends)
+            self._sending.add(job_id)
         return found
 
     def confirm(
