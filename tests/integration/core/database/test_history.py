@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import fields, replace
 from itertools import pairwise
 from typing import Any
@@ -484,43 +484,53 @@ def test_a_deadline_of_a_review_and_an_owner_are_read_back_as_they_were_written(
     assert ledger.job(job.job_id) == asked
 
 
-def open_two(ledger: Ledger) -> list[Any]:
+def to_open_two(ledger: Ledger) -> Callable[[], list[Any]]:
     specs = [job_spec(job_key=f"post:{number}", tags=["a", "b,c"]) for number in range(2)]
-    return [opened.job for opened in ledger.submission.open_many(specs) if isinstance(opened, Opened)]
+    return lambda: [opened.job for opened in ledger.submission.open_many(specs) if isinstance(opened, Opened)]
 
 
-def ask_about_two(ledger: Ledger) -> list[Any]:
-    jobs = [draft(ledger, job_spec(job_key=f"post:{number}"), response_id=f"resp_{number}") for number in range(2)]
-    asks = [FirstAsk(job.job_id, job.revision, [effect_plan()], ReviewRules()) for job in jobs]
-    return [
-        job for job in ledger.reviews.ask_first(asks, policy=None, deadline=LEASE, actor=TEST, on_timeout=None) if job
-    ]
+def to_ask_about_two(ledger: Ledger) -> Callable[[], list[Any]]:
+    asks = [FirstAsk(job.job_id, job.revision, [effect_plan()], ReviewRules()) for job in two_drafts(ledger)]
+    return lambda: ledger.reviews.ask_first(asks, policy=None, deadline=LEASE, actor=TEST, on_timeout=None)
 
 
-def claim_two(ledger: Ledger) -> list[Any]:
-    jobs = [
-        approve(ledger, ask(ledger, draft(ledger, job_spec(job_key=f"post:{number}"), response_id=f"resp_{number}")))
-        for number in range(2)
-    ]
+def to_claim_two(ledger: Ledger) -> Callable[[], list[Any]]:
+    jobs = [approve(ledger, ask(ledger, job)) for job in two_drafts(ledger)]
     wishes = [WriteWish(job.job_id, effect_plan(), uuid4(), LEASE) for job in jobs]
-    return [claim for claim in ledger.written_together.claim(wishes, actor=TEST) if claim]
+    return lambda: ledger.written_together.claim(wishes, actor=TEST)
 
 
-@pytest.mark.parametrize("step", [open_two, ask_about_two, claim_two])
-def test_a_process_that_is_paused_within_a_step_of_many_jobs_keeps_no_locks(
-    ledger: Ledger, conninfo: dict[str, Any], monkeypatch: pytest.MonkeyPatch, step: Callable[[Ledger], list[Any]]
+def two_drafts(ledger: Ledger) -> list[Job]:
+    return [draft(ledger, job_spec(job_key=f"post:{number}"), response_id=f"resp_{number}") for number in range(2)]
+
+
+@pytest.mark.parametrize("step", [to_open_two, to_ask_about_two, to_claim_two])
+def test_a_process_that_is_paused_after_a_statement_about_many_jobs_keeps_no_locks(
+    ledger: Ledger,
+    conninfo: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    step: Callable[[Ledger], Callable[[], list[Any]]],
 ) -> None:
+    take = step(ledger)
     monkeypatch.setattr(limits, "IDLE_LIMIT", 0.5)
-    paused, store = list[int](), history._store
+    paused = list[int]()
 
-    def pause(connection: LedgerConnection, steps: Sequence[Any]) -> None:
-        if len(steps) == 2 and not paused:
-            paused.append(connection.info.backend_pid)
-            with psycopg.connect(**conninfo, autocommit=True) as other:
-                there = "SELECT FROM pg_stat_activity WHERE pid = %s"
-                until(lambda: other.execute(there, paused).fetchone() is None)
-        store(connection, steps)
+    def pausing(name: str) -> None:
+        goes_on = getattr(history, name)
 
-    monkeypatch.setattr(history, "_store", pause)
-    assert len(step(ledger)) == 2
+        def pause(connection: LedgerConnection, *values: Any) -> Any:
+            if not paused:
+                paused.append(connection.info.backend_pid)
+                with psycopg.connect(**conninfo, autocommit=True) as other:
+                    there = "SELECT FROM pg_stat_activity WHERE pid = %s"
+                    until(lambda: other.execute(there, paused).fetchone() is None, 10)
+            return goes_on(connection, *values)
+
+        monkeypatch.setattr(history, name, pause)
+
+    pausing("now")
+    pausing("_store")
+    done = take()
+    assert len(done) == 2
+    assert None not in done
     assert paused, "the server ended the first one, and the step was done again"
