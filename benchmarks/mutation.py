@@ -998,7 +998,7 @@ GUARDS = (
     guard(
         "earlier effects: a whole path has no dot step",
         f"{_DEPENDENT}::test_a_step_that_only_the_whole_path_makes_is_not_sent",
-        ("endpoints:check_address", "if has_dot_step(urlsplit(url).path):", "if False:"),
+        ("endpoints:session_to", "if has_dot_step(urlsplit(url).path):", "if False:"),
     ),
     guard(
         "earlier effects: a secret of an answer is not kept",
@@ -1717,8 +1717,12 @@ GUARDS = (
     guard(
         "sets: a process that is paused after a bulk statement keeps no lock",
         f"{_LEDGER}/database/test_history.py::"
-        "test_a_transaction_that_pauses_after_many_statements_at_once_is_ended_like_any_other",
-        ("_end_pipeline", 'connection.execute("", prepare=False)', "pass"),
+        "test_a_process_that_is_paused_after_a_statement_about_many_jobs_keeps_no_locks",
+        (
+            "insert_plans",
+            "connection.execute(_INSERT_EFFECTS, {name: [row[name] for row in rows] for name in _OF_A_PLAN})",
+            "connection.cursor().executemany(_INSERT_EFFECT, rows)",
+        ),
     ),
     guard(
         "sets: what a pause, a budget or a limit is about asks for its permission alone",

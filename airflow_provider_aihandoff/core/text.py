@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
+
+#: Half of a character: a code point that stands for itself in no encoding.
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def plain(text: str) -> str:
@@ -28,7 +32,7 @@ def unstorable(text: str) -> str | None:
 
 def unwritable(text: str) -> str | None:
     """What a text has that UTF-8 cannot write, in words; None where it has nothing of the kind."""
-    return "half of a surrogate pair" if any("\ud800" <= character <= "\udfff" for character in text) else None
+    return "half of a surrogate pair" if _SURROGATE.search(text) else None
 
 
 def first_problem(value: object, problem: Callable[[str], str | None], path: str = "") -> str | None:

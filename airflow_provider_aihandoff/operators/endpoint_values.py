@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 #: What a value may not have in a path, and after the `?` of a query.
 _IN_PATH, _IN_QUERY = re.compile(r"[/\\?#;]"), re.compile(r"[&#;\\]")
 
+#: Fields of an effect that may have an endpoint within them.
+ENDPOINT_FIELDS = frozenset({"undo", "probe", "probe_request"})
+
 Render = Callable[[str, "jinja2.Environment"], Any]
 
 
@@ -28,7 +31,7 @@ def declared_endpoints(fields: Mapping[str, Any], names: Collection[str]) -> Ite
     for name, value in fields.items():
         if name in names and not isinstance(value, Mapping):
             yield name, value
-        elif name in ("undo", "probe", "probe_request", *names) and isinstance(value, Mapping):
+        elif (name in ENDPOINT_FIELDS or name in names) and isinstance(value, Mapping):
             for inner, template in declared_endpoints(value, ["endpoint"]):
                 yield f"{name.removesuffix('_request')}.{inner}", template
 

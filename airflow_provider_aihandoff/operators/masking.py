@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Collection
+from functools import cache
 from typing import Any
 
 from airflow.providers.common.compat.sdk import conf, mask_secret, redact
@@ -42,14 +43,27 @@ def masked(value: Any, secret_fields: Collection[str] = (), shown_fields: Collec
     return _Masking(secret_fields, shown_fields, lambda secret: MASK).value(value)
 
 
-def hide_from_logs(value: Any, secret_fields: Collection[str] = (), shown_fields: Collection[str] = ()) -> None:
-    """Register the secret texts in a JSON value with Airflow's secrets masker, which hides them in logs and fields."""
+def hide_from_logs(value: Any, secret_fields: Collection[str] = (), shown_fields: Collection[str] = ()) -> Any:
+    """Register the secret texts in a JSON value with Airflow's secrets masker, which hides them in logs and fields.
+
+    :return: the value as :func:`masked` has it from now on.
+    """
+    told = False
 
     def tell(secret: str) -> str:
+        nonlocal told
+        told = True
         mask_secret(secret)
         return MASK
 
-    _Masking(secret_fields, shown_fields, tell).value(value)
+    shown = _Masking(secret_fields, shown_fields, tell).value(value)
+    return masked(value, secret_fields, shown_fields) if told else shown
+
+
+@cache
+def configured_names() -> tuple[str, ...]:
+    """The names of secrets in ``[core] sensitive_var_conn_names``, which Airflow's masker reads once as well."""
+    return tuple(filter(None, conf.get("core", "sensitive_var_conn_names", fallback="").split(",")))
 
 
 class _Masking:
@@ -57,9 +71,6 @@ class _Masking:
 
     def __init__(self, secret_fields: Collection[str], shown_fields: Collection[str], hide: Hide) -> None:
         self._secret, self._shown, self._hide = secret_fields, shown_fields, hide
-        self._configured = [
-            name for name in conf.get("core", "sensitive_var_conn_names", fallback="").split(",") if name
-        ]
 
     def value(self, value: Any) -> Any:
         if isinstance(value, dict):
@@ -99,7 +110,7 @@ class _Masking:
         return name in self._secret or (name not in self._shown and self._is_secret_name(name))
 
     def _is_secret_name(self, name: str) -> bool:
-        return is_secret_name(name) or has_words_of(name, self._configured)
+        return is_secret_name(name) or has_words_of(name, configured_names())
 
     def _body(self, body: str) -> str:
         """A JSON body without the secrets in its fields; the very bytes of one that has none."""

@@ -94,6 +94,8 @@ class RendersText(BaseOperator):
             seen_oids.update(map(id, _parts(value)))
         environment = self._environment or self.get_template_env()
         for field in template_fields:
+            if getattr(self, field, field) is None:
+                continue
             self._field = field
             with final_errors():
                 super()._do_render_template_fields(self, [field], context, environment, seen_oids)

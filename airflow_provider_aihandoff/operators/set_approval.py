@@ -26,6 +26,7 @@ from airflow_provider_aihandoff.operators.notices import NOTICE_RETRY, notify_se
 from airflow_provider_aihandoff.operators.responding import store_ended
 from airflow_provider_aihandoff.operators.retries import final_errors
 from airflow_provider_aihandoff.operators.revising import send_change
+from airflow_provider_aihandoff.targets.connections import kept
 from airflow_provider_aihandoff.task_states import owner_of
 
 if TYPE_CHECKING:
@@ -116,7 +117,8 @@ def approve_set(sensor: ApprovalTask, context: Context, set_id: int, event: Any)
     with final_errors(sensor.ledger_conn_id), LedgerHook(sensor.ledger_conn_id).get_conn() as ledger:
         since = ledger.now()
         again = _follow_changes(sensor, context, ledger, set_id)
-        not_asked = _ask_about_all(sensor, context, ledger, set_id, again=event is None)
+        with kept():
+            not_asked = _ask_about_all(sensor, context, ledger, set_id, again=event is None)
         left = _undecided(sensor, context, ledger, set_id)
         sent = _notify(sensor, context, ledger, set_id, left)
         changing = ledger.sets.waiting(set_id, changes=True)

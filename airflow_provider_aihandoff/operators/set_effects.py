@@ -34,6 +34,7 @@ from airflow_provider_aihandoff.operators.asset_events import announce_set, chec
 from airflow_provider_aihandoff.operators.planning import ask_again, effects_before
 from airflow_provider_aihandoff.operators.retries import final_errors, is_retry
 from airflow_provider_aihandoff.operators.waiting import INLINE_SECONDS
+from airflow_provider_aihandoff.targets.connections import kept
 from airflow_provider_aihandoff.task_states import owner_of
 
 if TYPE_CHECKING:
@@ -225,7 +226,8 @@ class _Writing:
             for job, result in results:
                 self._take(done, job, result)
 
-        with Crew(self._task.write_at_once, collect) as crew:
+        with kept(), Crew(self._task.write_at_once, collect) as crew:
+            self._steps.others = crew.__len__
             while page := self._ledger.sets.writable(self._set_id, self._task.task_id, refused=refused, after=after):
                 for job, revision in self._with_revisions(page):
                     if job.job_id in done.stopped:
@@ -279,8 +281,8 @@ class _Writing:
                 if target is None:
                     self._task.skip(self._context, self._ledger, job.job_id, plan)
                     continue
-                done = self._task.apply_one(self._context, self._ledger, job.job_id, plan, target, not_now, self._steps)
-                results.append((job, done))
+                with self._steps.writing(job.job_id):
+                    results.append((job, self._apply(job, plan, target, not_now)))
             except LedgerUnavailable:
                 raise
             except PlanNotApproved as refusal:
@@ -290,6 +292,10 @@ class _Writing:
             except HandoffError as error:
                 results.append((job, error))
         return results
+
+    def _apply(self, job: Job, plan: EffectPlan, target: Target, not_now: int) -> Effect | Wait | HandoffError:
+        task, ledger, context = self._task, self._ledger, self._context
+        return task.apply_one(context, ledger, job.job_id, plan, target, not_now, self._steps)
 
     @staticmethod
     def _take(done: _Pass, job: Job, result: Effect | Wait | HandoffError) -> None:

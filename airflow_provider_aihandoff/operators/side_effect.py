@@ -164,6 +164,9 @@ class SideEffectOperator(RendersText):
     _marked: Mapping[str, Any] = MappingProxyType({})
     #: Whether the plan was made of marked fields: what reads like a placeholder in any other is none.
     _is_settled: bool = False
+    #: The fields of its answer that other effects name, where many copies of this task share it.
+    _answer_fields: tuple[str, ...] | None = None
+
     #: The template fields that must be known when the plan is rendered: what an earlier effect brings is not.
     known_fields: Collection[str] = ("job", "when")
 
@@ -291,6 +294,13 @@ class SideEffectOperator(RendersText):
 
     # The parts below are the protocol; a subclass leaves them alone.
 
+    def share_environment(self) -> None:
+        """As there; and find once what is the same for all copies."""
+        from airflow_provider_aihandoff.operators.earlier_effects import answer_fields
+
+        super().share_environment()
+        self._answer_fields = answer_fields(self)
+
     def render_template(
         self,
         content: Any,
@@ -308,9 +318,16 @@ class SideEffectOperator(RendersText):
 
     def _check_endpoints(self, content: Any, rendered: Any, context: Context, env: jinja2.Environment) -> None:
         """Keep the first problem of an endpoint in the field that was rendered, for :meth:`effect_plan` to refuse."""
-        from airflow_provider_aihandoff.operators.endpoint_values import declared_endpoints, value_problem
+        from airflow_provider_aihandoff.operators.endpoint_values import (
+            ENDPOINT_FIELDS,
+            declared_endpoints,
+            value_problem,
+        )
 
-        declared = {name: content for name in self.template_fields if content is getattr(self, name, None)}
+        named = [name for name in self.template_fields if name in ENDPOINT_FIELDS or name in self.endpoint_fields]
+        declared = {name: content for name in named if content is getattr(self, name, None)}
+        if not declared:
+            return
         texts = dict(declared_endpoints(dict.fromkeys(declared, rendered), self.endpoint_fields))
         for name, template in declared_endpoints(declared, self.endpoint_fields):
             problem = value_problem(template, texts.get(name), env, lambda text, env: self._text_of(text, context, env))
@@ -353,7 +370,8 @@ class SideEffectOperator(RendersText):
         super()._do_render_template_fields(self, rest, context, jinja_env, seen_oids)
         self._marked = {field: getattr(self, field) for field in rest}
         for field, value in self._marked.items():
-            setattr(self, field, self._marks.plain(value))
+            if (plain := self._marks.plain(value)) is not value:
+                setattr(self, field, plain)
         _check_sendable({field: getattr(self, field) for field in rest}, name=self.effect_name)
         hide_from_logs(self._marked, self.secret_fields, self.shown_fields)
 
@@ -412,6 +430,7 @@ class SideEffectOperator(RendersText):
 
     def _part(self, context: Context, job: JobView, element: Element | None = None) -> SideEffectOperator:
         part = copy.copy(self)
+        part._lock_for_execution = True  # it is no task of the Dag: what its fields render to makes no dependency
         part.element = element
         part.job = job.job_id
         more: dict[str, Any] = {"task": part, "job": job}
@@ -504,8 +523,10 @@ class SideEffectOperator(RendersText):
             raise PlanError(
                 f"the plan of the effect {self.effect_name!r} is not JSON: {error}.", job=f"job {job.job_id}"
             ) from error
-        hide_from_logs(plan, secrets, self.shown_fields)
-        find_counts, probe_note = self._try_probe(target, plan, own) if ask_target else (True, None)
+        shown, find_counts, probe_note = hide_from_logs(plan, secrets, self.shown_fields), True, None
+        if ask_target and target.can_probe:
+            find_counts, probe_note = self._try_probe(target, plan, own)
+            shown = masked(plan, secrets, self.shown_fields)  # the masker knows by now what the probe has read
         return EffectPlan(
             name=self.effect_name,
             kind=target.kind,
@@ -513,7 +534,7 @@ class SideEffectOperator(RendersText):
             # The undo and the order are part of what is approved. Which texts are secrets plays no part: what
             # Airflow's masker knows of them differs from process to process.
             plan_digest=keyed_digest([plan, undo, list(after)], key),
-            shown=masked(plan, secrets, self.shown_fields),
+            shown=shown,
             undo=None if undo is None else _shown_undo(undo, secrets, self.shown_fields),
             after=tuple(after),
             current=reading,
@@ -522,7 +543,7 @@ class SideEffectOperator(RendersText):
             task_id=self.task_id,
             names=tuple(sorted(names)),
             other_names=tuple(sorted(target.names() | earlier_names(undo, (undo or {}).get(LITERALS, ())))),
-            answer_fields=answer_fields(self),
+            answer_fields=answer_fields(self) if self._answer_fields is None else self._answer_fields,
             external_url=self.external_url,
             rate_key=self.rate_key,
             priority=self.priority,
@@ -535,7 +556,7 @@ class SideEffectOperator(RendersText):
         """
         from airflow_provider_aihandoff.core.effects.placeholders import earlier
 
-        if self._marks is None:
+        if self._marks is None or not any(map(earlier, self._marks.names)):
             return
         fields = {field: value for field, value in self._marked.items() if field != "undo"}
         left = sorted(name for name in self._marks.names_in(fields) - set(names) if earlier(name) is not None)
@@ -835,8 +856,7 @@ def _shown_undo(undo: dict[str, Any], secrets: Collection[str], shown_fields: Co
     from airflow_provider_aihandoff.core.effects.undo import MASKED
 
     secrets = {*secrets, *target_type(undo["kind"]).secret_fields}
-    hide_from_logs(undo, secrets, shown_fields)
-    shown = masked(undo, secrets, shown_fields)
+    shown = hide_from_logs(undo, secrets, shown_fields)
     return {**shown, MASKED: canonical_json(shown) != canonical_json(undo)}
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from airflow_provider_aihandoff.core.error_text import cleaned
 from airflow_provider_aihandoff.core.errors import EffectRefused, PlanError
 from airflow_provider_aihandoff.core.secret_names import without_login
-from airflow_provider_aihandoff.targets.connections import needed
+from airflow_provider_aihandoff.targets import connections
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from airflow.providers.http.hooks.http import HttpHook
+    from requests import Session
     from requests.adapters import HTTPAdapter
 
 #: Steps in a path (RFC 3986, 5.2.4) that lead a URL to another place.
@@ -25,11 +29,24 @@ _SERVERS = 5
 _NOT_IN_URL = re.compile(r"[\x00-\x1f\x7f\\#]")
 
 
-def http_hook(conn_id: str, method: str, adapter: HTTPAdapter | None = None) -> HttpHook:
-    """Airflow's own way to a system over HTTP."""
+@cache
+def _hook_type() -> type[HttpHook]:
     from airflow.providers.http.hooks.http import HttpHook
 
-    return HttpHook(method=method, http_conn_id=conn_id, adapter=adapter)
+    class Hook(HttpHook):
+        """Airflow's own, which reads its connection as the other writes do."""
+
+        @classmethod
+        def get_connection(cls, conn_id: str) -> Any:
+            return connections.read(conn_id)
+
+    return Hook
+
+
+def http_hook(conn_id: str, method: str, adapter: HTTPAdapter | None = None) -> HttpHook:
+    """Airflow's own way to a system over HTTP."""
+    # Without an adapter it sends nothing, and needs none of its own.
+    return _hook_type()(method=method, http_conn_id=conn_id, adapter=adapter, tcp_keep_alive=False)
 
 
 def url_of(conn_id: str, method: str, endpoint: str, name: str) -> str:
@@ -37,8 +54,7 @@ def url_of(conn_id: str, method: str, endpoint: str, name: str) -> str:
 
     :raises PlanError: the HTTP library would make another one of it, which the plan does not show.
     """
-    hook = http_hook(conn_id, method)
-    hook.get_conn()
+    hook = connections.once((conn_id, method), lambda: _knowing_its_base(http_hook(conn_id, method)))
     if not urlsplit(hook.base_url or "").hostname:
         raise PlanError(
             f"the effect {name!r} has an endpoint, and its connection {conn_id!r} names no host.",
@@ -54,8 +70,13 @@ def url_of(conn_id: str, method: str, endpoint: str, name: str) -> str:
     return url
 
 
-def check_address(hook: HttpHook, url: str, name: str) -> None:
-    """Refuse to send to a URL that the connection does not lead to.
+def _knowing_its_base(hook: HttpHook) -> HttpHook:
+    hook.get_conn()
+    return hook
+
+
+def session_to(hook: HttpHook, url: str, headers: Mapping[str, str], name: str) -> Session:
+    """A session that sends with the headers, credentials and options of the connection; for a URL that it leads to.
 
     :raises EffectNotNow: there is no such connection here.
     :raises EffectRefused: the connection leads elsewhere by now, or what was filled in does.
@@ -66,8 +87,8 @@ def check_address(hook: HttpHook, url: str, name: str) -> None:
             answered=False,
             remedy="Check the value in the target.",
         )
-    with needed(hook.http_conn_id, name):
-        hook.get_conn()
+    with connections.needed(hook.http_conn_id, name):
+        session = hook.get_conn(dict(headers))
     base = without_login(hook.base_url or "")
     endpoint = url.removeprefix(base)
     if without_login(hook.url_from_endpoint(endpoint)) != url:
@@ -76,6 +97,7 @@ def check_address(hook: HttpHook, url: str, name: str) -> None:
             answered=False,
             remedy="Restore the connection, or ask for a decision on the new address.",
         )
+    return session
 
 
 def fully_decoded(text: str) -> str:

@@ -35,8 +35,8 @@ from airflow_provider_aihandoff.core.effects.target import (
 from airflow_provider_aihandoff.core.error_text import cleaned
 from airflow_provider_aihandoff.core.errors import EffectNotNow, EffectRefused, PlanError
 from airflow_provider_aihandoff.core.json_path import find_values, is_singular
-from airflow_provider_aihandoff.targets.connections import needed
-from airflow_provider_aihandoff.targets.endpoints import check_address, fully_decoded, has_dot_step, http_hook, url_of
+from airflow_provider_aihandoff.targets import connections
+from airflow_provider_aihandoff.targets.endpoints import fully_decoded, has_dot_step, http_hook, session_to, url_of
 from airflow_provider_aihandoff.targets.http_answers import EXTRA, Meaning, Rule, is_value, meaning_of, rules_of
 from airflow_provider_aihandoff.targets.http_body import Body, encoded
 from airflow_provider_aihandoff.targets.http_probe import NOT_THERE_STATUSES, check_path, check_probe, look
@@ -308,8 +308,8 @@ class HttpTarget(Target):
 
         :raises PlanError: the connection says it in no known form.
         """
-        with needed(conn_id, self.name):
-            extra = http_hook(conn_id, "GET").get_connection(conn_id).extra_dejson
+        with connections.needed(conn_id, self.name):
+            extra = connections.read(conn_id).extra_dejson
         return [*rules_of(self.answers, self.name), *rules_of(extra.get(EXTRA), self.name)]
 
     def _request(self, plan: Mapping[str, Any], headers: Mapping[str, str], body: bytes | None) -> Answer:
@@ -320,9 +320,8 @@ class HttpTarget(Target):
         watch = CallWatch(self.timeout, self.call_seconds)
         try:
             hook = http_hook(plan["connection"], plan["method"], http_exchange.adapter_of(watch))
-            check_address(hook, plan["url"], self.name)
             # The session alone: the hook's own way of sending reads any answer whole, and announces retries.
-            session = hook.get_conn(dict(headers))
+            session = session_to(hook, plan["url"], headers, self.name)
             session.headers.pop(EXTRA, None)
             session.headers["Accept-Encoding"] = "identity"
             request = Request(plan["method"], plan["url"], data=body, params=plan.get("query"), headers=dict(headers))

@@ -8,6 +8,7 @@ import socket
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import requests
@@ -93,54 +94,74 @@ class Broken(Exception):
     """The exchange broke off after the request began to leave, and before the status came."""
 
 
+class _Watched(HTTPConnection):
+    """A connection that a watch has, which learns when the request begins to leave."""
+
+    connecting = False
+
+    def __init__(self, *args: Any, watch: CallWatch, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.watch = watch
+
+    def _new_conn(self) -> socket.socket:
+        made = super()._new_conn()
+        self.watch.connected(made)
+        return made
+
+    def connect(self) -> None:
+        self.connecting = True
+        try:
+            super().connect()
+        finally:
+            self.connecting = False
+
+    def send(self, data: Any) -> None:
+        if self.sock is None and self.auto_open:
+            self.connect()
+        if not self.connecting:  # a tunnel through a proxy is asked for while it connects
+            self.watch.begin()
+        super().send(data)
+
+
+class _WatchedTls(_Watched, HTTPSConnection):
+    pass
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Watched
+
+
+class _TlsPool(HTTPSConnectionPool):
+    ConnectionCls = _WatchedTls
+
+
+class _Adapter(HTTPAdapter):
+    """An adapter whose connections a watch has."""
+
+    def __init__(self, watch: CallWatch) -> None:
+        self._watch = watch
+        super().__init__()
+
+    @property
+    def _pools(self) -> dict[str, Any]:
+        return {"http": partial(_Pool, watch=self._watch), "https": partial(_TlsPool, watch=self._watch)}
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = self._pools
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, **kwargs)
+        if proxy.lower().startswith("socks"):
+            self._watch.left = True  # its connections are not ours: they may have sent anything
+        else:
+            manager.pool_classes_by_scheme = self._pools
+        return manager
+
+
 def adapter_of(watch: CallWatch) -> HTTPAdapter:
     """An adapter whose connections one watch has."""
-
-    class Watched(HTTPConnection):
-        connecting = False
-
-        def _new_conn(self) -> socket.socket:
-            made = super()._new_conn()
-            watch.connected(made)
-            return made
-
-        def connect(self) -> None:
-            self.connecting = True
-            try:
-                super().connect()
-            finally:
-                self.connecting = False
-
-        def send(self, data: Any) -> None:
-            if self.sock is None and self.auto_open:
-                self.connect()
-            if not self.connecting:  # a tunnel through a proxy is asked for while it connects
-                watch.begin()
-            super().send(data)
-
-    class WatchedTls(Watched, HTTPSConnection):
-        pass
-
-    class Pool(HTTPConnectionPool):
-        ConnectionCls = Watched
-
-    class TlsPool(HTTPSConnectionPool):
-        ConnectionCls = WatchedTls
-
-    class Adapter(HTTPAdapter):
-        def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-            super().init_poolmanager(*args, **kwargs)
-            self.poolmanager.pool_classes_by_scheme = {"http": Pool, "https": TlsPool}
-
-        def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
-            manager = super().proxy_manager_for(proxy, **kwargs)
-            if proxy.lower().startswith("socks"):
-                watch.left = True  # its connections are not ours: they may have sent anything
-            else:
-                manager.pool_classes_by_scheme = {"http": Pool, "https": TlsPool}
-            return manager
-
-    return Adapter()
+    return _Adapter(watch)
 
 
 def exchange_of(session: requests.Session, request: requests.Request, watch: CallWatch, timeout: float) -> Answer:

@@ -33,6 +33,9 @@ SHARED_STEMS = {
     "webhooks": {"cli", "testing"},
 }
 
+#: How psycopg sends several statements in one round trip.
+SEVERAL_TOGETHER = ("executemany", "pipeline")
+
 
 def test_no_import_goes_in_a_circle_not_even_within_a_function_or_for_types_alone() -> None:
     graph = grimp.build_graph(PACKAGE.name)
@@ -55,3 +58,11 @@ def test_a_file_name_stands_in_two_folders_only_where_it_means_the_same() -> Non
 def test_the_packages_are_empty_but_for_those_that_others_import_from() -> None:
     full = {file.parent.name for file in PACKAGE.rglob("__init__.py") if file.read_text("utf-8").strip()}
     assert full == {"client", "policies", "testing"}
+
+
+def test_no_transaction_sends_several_statements_together() -> None:
+    # The server does not count the time within a pipeline: a process that is stopped there would keep its locks.
+    files = [*PACKAGE.rglob("*.py")]
+    assert len(files) > 100
+    found = [str(file) for file in files if any(f".{name}(" in file.read_text("utf-8") for name in SEVERAL_TOGETHER)]
+    assert found == []

@@ -95,33 +95,6 @@ def json_of_text(text: str) -> Json:
     return Json(text, dumps=str)
 
 
-def execute_many(
-    connection: LedgerConnection, statement: str, rows: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any] | None]:
-    """Execute a statement that returns at most one row for each of many values, in one round trip.
-
-    A process that is stopped before all have been sent keeps the locks of its transaction until it goes on, since the
-    server does not count that as idle: a step on jobs that others wait for is one statement.
-
-    :return: that row for each of the values, in their order; None where there is none.
-    """
-    found: list[dict[str, Any] | None] = []
-    with connection.cursor() as cursor:
-        cursor.executemany(statement, rows, returning=True)
-        while True:
-            found.append(cursor.fetchone())
-            if not cursor.nextset():
-                break
-    _end_pipeline(connection)
-    return found
-
-
-def _end_pipeline(connection: LedgerConnection) -> None:
-    """Have the server end a transaction that is idle for too long, as it does after any other statement: after many in
-    one round trip it would not, and a process that is paused then would keep its locks."""
-    connection.execute("", prepare=False)
-
-
 def now(connection: LedgerConnection) -> datetime:
     """The database's clock: the one clock that every process shares."""
     row = connection.execute("SELECT clock_timestamp() AS now").fetchone()

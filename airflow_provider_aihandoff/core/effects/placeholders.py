@@ -98,6 +98,11 @@ class Marks:
         for name in (EXTERNAL_ID, EFFECT_KEY, UNDO_KEY):
             self._mark_of(name)
 
+    @property
+    def names(self) -> Iterable[str]:
+        """The names that there are marks of."""
+        return self._marks.keys()
+
     def mark(self, template: str) -> str:
         """A template with marks in the place of names."""
         return _DECLARED.sub(lambda match: self._mark_of(match[0]), template)

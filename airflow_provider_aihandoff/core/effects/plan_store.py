@@ -40,13 +40,36 @@ _HAVE_OPEN = """
 _DELETE_UNTOUCHED = """
     DELETE FROM aihandoff.effects
     WHERE job_id = %s AND revision = %s AND state IN ('planned', 'refused', 'skipped', 'void')"""
+#: What stands in a new effect, and how it is handed over for many.
+_OF_A_PLAN = {
+    "job_id": "bigint",
+    "revision": "integer",
+    "name": "text",
+    "position": "integer",
+    "kind": "text",
+    "effect_key": "text",
+    "state": "text",
+    "plan": "json",
+    "plan_digest": "text",
+    "undo": "json",
+    "after_effects": "json",
+    "undoes": "bigint",
+    "current": "json",
+    "find_counts": "boolean",
+    "probe_note": "text",
+    "task_id": "text",
+    "external_url": "text",
+}
+_NEW_EFFECT = f"""
+    INSERT INTO aihandoff.effects ({", ".join(_OF_A_PLAN)}, created_at, updated_at)
+    SELECT {{values}}, clock_timestamp(), clock_timestamp()"""
 _INSERT_EFFECT = f"""
-    INSERT INTO aihandoff.effects (job_id, revision, name, position, kind, effect_key, state, plan, plan_digest, undo,
-        after_effects, undoes, current, find_counts, probe_note, task_id, external_url, created_at, updated_at)
-    VALUES (%(job_id)s, %(revision)s, %(name)s, %(position)s, %(kind)s, %(effect_key)s, %(state)s, %(plan)s,
-        %(plan_digest)s, %(undo)s, %(after)s, %(undoes)s, %(current)s, %(find_counts)s, %(probe_note)s, %(task_id)s,
-        %(external_url)s, clock_timestamp(), clock_timestamp())
+    {_NEW_EFFECT.format(values=", ".join(f"%({name})s::{kind}" for name, kind in _OF_A_PLAN.items()))}
     RETURNING {columns(Effect)}"""
+_INSERT_EFFECTS = f"""
+    {_NEW_EFFECT.format(values=", ".join(f"given.{name}" for name in _OF_A_PLAN))}
+    FROM unnest({", ".join(f"%({name})s::{kind}[]" for name, kind in _OF_A_PLAN.items())})
+        AS given ({", ".join(_OF_A_PLAN)})"""
 #: What a step changes of an effect, and how it is handed over for many.
 _OF_A_STEP = {
     "effect_id": "bigint",
@@ -138,7 +161,7 @@ def insert_plans(connection: LedgerConnection, plans: Sequence[tuple[Job, Sequen
     own = ledger_id(connection)
     rows = [_plan_values(own, job, plan, position) for job, of_job in plans for position, plan in enumerate(of_job)]
     if rows:
-        history.execute_many(connection, _INSERT_EFFECT, rows)
+        connection.execute(_INSERT_EFFECTS, {name: [row[name] for row in rows] for name in _OF_A_PLAN})
 
 
 def ledger_id(connection: LedgerConnection) -> str:
@@ -163,7 +186,7 @@ def _plan_values(own: str, job: Job, plan: EffectPlan, position: int, undoes: in
         "plan": as_json(plan.shown),
         "plan_digest": plan.plan_digest,
         "undo": None if plan.undo is None else as_json(plan.undo),
-        "after": as_json(list(plan.after)),
+        "after_effects": as_json(list(plan.after)),
         "undoes": undoes,
         "current": None if plan.current is None else as_json(plan.current),
         "find_counts": plan.find_counts,
@@ -243,7 +266,8 @@ def change_effects(connection: LedgerConnection, steps: Sequence[EffectMove]) ->
     :return: the effects as they are now, in the same order.
     :raises IllegalTransition: an event is not valid in the state of its effect.
     """
-    # In one statement: a process that is stopped while it sends several together keeps its locks (`execute_many`).
+    # In one statement: of several that are sent together, the server does not count the time between them, and a
+    # process that is stopped there keeps its locks.
     changed = [_changed(step) for step in steps]
     given = {name: [values[name] for values in changed] for name in _OF_A_STEP}
     rows = {row["effect_id"]: Effect(**row) for row in connection.execute(_UPDATE_EFFECTS, given)}

@@ -116,26 +116,77 @@ class Intent:
     asked: float | None = None
 
 
-_INSERT_JOB = f"""
+#: What stands in a new job, and how it is handed over for many.
+_OF_A_JOB = {
+    "job_type": "text",
+    "job_key": "text",
+    "input": "json",
+    "input_digest": "text",
+    "requested_by": "text",
+    "permissions": "json",
+    "approval": "text",
+    "approval_reason": "text",
+    "max_revisions": "integer",
+    "max_cost_usd": "numeric",
+    "triggered_by": "text",
+    "dag_id": "text",
+    "run_id": "text",
+    "task_id": "text",
+    "map_index": "integer",
+    "ti_id": "text",
+    "try_number": "integer",
+    "tags": "json",
+    "set_id": "bigint",
+}
+_NEW_JOB = """
     INSERT INTO aihandoff.jobs (job_type, job_key, state, input, input_digest, requested_by, permissions, approval,
         approval_reason, max_revisions, max_cost_usd, triggered_by, revision, dag_id, run_id, task_id, map_index, ti_id,
         try_number, event_seq, event_hash, created_at, updated_at, tags, set_id)
-    VALUES (%(job_type)s, %(job_key)s, 'queued', %(input)s, %(input_digest)s, %(requested_by)s, %(permissions)s,
-        %(approval)s, %(approval_reason)s, %(max_revisions)s, %(max_cost_usd)s, %(triggered_by)s, 1, %(dag_id)s,
-        %(run_id)s, %(task_id)s, %(map_index)s, %(ti_id)s, %(try_number)s, 0, %(genesis)s, clock_timestamp(),
-        clock_timestamp(), %(tags)s, %(set_id)s)
+    SELECT {job_type}, {job_key}, 'queued', {input}, {input_digest}, {requested_by}, {permissions}, {approval},
+        {approval_reason}, {max_revisions}, {max_cost_usd}, {triggered_by}, 1, {dag_id}, {run_id}, {task_id},
+        {map_index}, {ti_id}, {try_number}, 0, %(genesis)s, clock_timestamp(), clock_timestamp(),
+        ARRAY(SELECT json_array_elements_text({tags})), {set_id}"""
+_IF_NEW = f"""
     ON CONFLICT (job_type, job_key) DO NOTHING
     RETURNING {columns(Job)}"""
+_INSERT_JOB = _NEW_JOB.format_map({name: f"%({name})s::{kind}" for name, kind in _OF_A_JOB.items()}) + _IF_NEW
+#: In the order that is given: two of these lock what they make in the same order.
+_INSERT_JOBS = f"""{_NEW_JOB.format_map({name: f"given.{name}" for name in _OF_A_JOB})}
+    FROM unnest({", ".join(f"%({name})s::{kind}[]" for name, kind in _OF_A_JOB.items())}) WITH ORDINALITY
+        AS given ({", ".join(_OF_A_JOB)}, place) ORDER BY given.place{_IF_NEW}"""
 _LOCK_JOB_BY_KEY = f"""
     SELECT {columns(Job)} FROM aihandoff.jobs WHERE job_type = %s AND job_key = %s FOR UPDATE"""
-_INSERT_REVISION = f"""
+#: What stands in a new revision, and how it is handed over for many.
+_OF_A_REVISION = {
+    "job_id": "bigint",
+    "number": "integer",
+    "conn_id": "text",
+    "request": "json",
+    "request_digest": "text",
+    "until": "timestamptz",
+    "lasts": "interval",
+    "on_lost": "text",
+    "priority": "text",
+    "rate_key": "text",
+    "max_wait": "interval",
+    "expected_output_tokens": "integer",
+    "unpriced_usd": "numeric",
+    "model": "text",
+}
+_NEW_REVISION = """
     INSERT INTO aihandoff.revisions
         (job_id, number, author, author_kind, state, conn_id, request, request_digest, deadline, created_at, on_lost,
         priority, rate_key, max_wait, expected_output_tokens, unpriced_usd, model)
-    VALUES (%(job_id)s, %(number)s, 'model', 'model', 'queued', %(conn_id)s, %(request)s, %(request_digest)s,
-        coalesce(%(until)s::timestamptz, clock_timestamp() + %(lasts)s::interval), clock_timestamp(), %(on_lost)s,
-        %(priority)s, %(rate_key)s, %(max_wait)s, %(expected_output_tokens)s, %(unpriced_usd)s,
-        %(model)s)
+    SELECT {job_id}, {number}, 'model', 'model', 'queued', {conn_id}, {request}, {request_digest},
+        coalesce({until}, clock_timestamp() + {lasts}), clock_timestamp(), {on_lost}, {priority}, {rate_key},
+        {max_wait}, {expected_output_tokens}, {unpriced_usd}, {model}"""
+_INSERT_REVISION = f"""{
+    _NEW_REVISION.format_map({name: f"%({name})s::{kind}" for name, kind in _OF_A_REVISION.items()})
+}
+    RETURNING {columns(Revision)}"""
+_INSERT_REVISIONS = f"""{_NEW_REVISION.format_map({name: f"given.{name}" for name in _OF_A_REVISION})}
+    FROM unnest({", ".join(f"%({name})s::{kind}[]" for name, kind in _OF_A_REVISION.items())})
+        AS given ({", ".join(_OF_A_REVISION)})
     RETURNING {columns(Revision)}"""
 _REFRESH_UNSENT = """
     UPDATE aihandoff.revisions SET conn_id = %(conn_id)s, request = %(request)s, request_digest = %(request_digest)s,
@@ -293,7 +344,7 @@ def _job_values(spec: JobSpec, key: str) -> dict[str, Any]:
         "triggered_by": plain_or_none(spec.triggered_by),
         "input_digest": its_digest,
         "genesis": history.GENESIS,
-        "tags": list(spec.tags),
+        "tags": as_json(list(spec.tags)),
     }
 
 
@@ -416,16 +467,23 @@ class Submission:
     ) -> Iterator[tuple[tuple[str, str], Opened]]:
         """Make the jobs that there are not yet, by type and key."""
         key = self._digest_key or digest_key(connection)
-        rows = history.execute_many(connection, _INSERT_JOB, [_job_values(spec, key) for spec in specs])
-        made = [(spec, Job(**row)) for spec, row in zip(specs, rows, strict=True) if row is not None]
+        wanted = [_job_values(spec, key) for spec in specs]
+        given = {name: [values[name] for values in wanted] for name in _OF_A_JOB}
+        rows = connection.execute(_INSERT_JOBS, {**given, "genesis": history.GENESIS}).fetchall()
+        new = {(row["job_type"], row["job_key"]): Job(**row) for row in rows}
+        # Of two specs with one key, the first has made the job.
+        named = [(spec, new.pop((spec.job_type, spec.job_key), None)) for spec in specs]
+        made = [(spec, job) for spec, job in named if job is not None]
         if not made:
             return
         details = [(job, _created_detail(spec, job)) for spec, job in made]
         jobs = history.begin_many(connection, details, actor=specs[0].owner.actor)
-        values = [_revision_values(job, spec, key) for (spec, _), job in zip(made, jobs, strict=True)]
-        for job, row in zip(jobs, history.execute_many(connection, _INSERT_REVISION, values), strict=True):
-            assert row is not None
-            yield (job.job_type, job.job_key), Opened(job, Revision(**row), Attachment.SUBMIT)
+        firsts = [_revision_values(job, spec, key) for (spec, _), job in zip(made, jobs, strict=True)]
+        given = {name: [values[name] for values in firsts] for name in _OF_A_REVISION}
+        rows = connection.execute(_INSERT_REVISIONS, given).fetchall()
+        revisions = {row["job_id"]: Revision(**row) for row in rows}
+        for job in jobs:
+            yield (job.job_type, job.job_key), Opened(job, revisions[job.job_id], Attachment.SUBMIT)
 
     def _open(self, connection: LedgerConnection, spec: JobSpec) -> Opened:
         values = _job_values(spec, self._digest_key or digest_key(connection))

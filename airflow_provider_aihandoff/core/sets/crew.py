@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,6 +34,9 @@ class Crew(Generic[T]):
         self._ended: SimpleQueue[Future[T]] = SimpleQueue()
 
     def __enter__(self) -> Self:
+        # What is there by now, mostly what Airflow has imported, stays: to go through it for garbage takes half a
+        # second, again and again while many pieces of work make some.
+        gc.freeze()
         return self
 
     def __exit__(
@@ -43,6 +47,7 @@ class Crew(Generic[T]):
                 self.finish()
         finally:
             self._pool.shutdown(wait=True, cancel_futures=True)
+            gc.unfreeze()
 
     def give(self, work: Callable[..., T], *arguments: Any) -> None:
         """Hand over a piece of work; waits while there is enough for every thread.

@@ -170,19 +170,41 @@ class SharedWrites:
 
     def __init__(self, ledger: Ledger, *, actor: Actor, most: int) -> None:
         self._ledger, together = ledger, ledger.written_together
+        self.others: Callable[[], int] = _no_one
+        """How many jobs of the set are being written, or about to be."""
+        self._sending: set[int] = set()
+
+        def claim(wishes: Sequence[WriteWish]) -> list[Claim | None]:
+            found = together.claim(wishes, actor=actor)
+            self._sending.update(wish.job_id for wish, each in zip(wishes, found, strict=True) if each is not None)
+            return found
+
         self._claim: Combiner[WriteWish, Claim | None] = Combiner(
-            lambda wishes: together.claim(wishes, actor=actor), most
+            claim, most, others=lambda: min(self.others(), most) - len(self._sending)
         )
         self._confirm: Combiner[Written, Effect | None] = Combiner(
-            lambda written: together.confirm(written, actor=actor), most
+            lambda written: together.confirm(written, actor=actor),
+            most,
+            others=lambda: min(self.others(), len(self._sending)),
         )
+
+    @contextmanager
+    def writing(self, job_id: int) -> Iterator[None]:
+        """While an effect of a job is written: no other one waits for its confirmation after that."""
+        try:
+            yield
+        finally:
+            self._sending.discard(job_id)
 
     def claim(self, job_id: int, plan: EffectPlan, *, lease: timedelta, actor: Actor, resends: int = 0) -> Claim:
         """As :meth:`.Effects.claim`."""
         found = None
         if not resends:
             found = _shared(self._claim, WriteWish(job_id, plan, uuid4(), lease))
-        return found or self._ledger.effects.claim(job_id, plan, lease=lease, actor=actor, resends=resends)
+        if found is None:
+            found = self._ledger.effects.claim(job_id, plan, lease=lease, actor=actor, resends=resends)
+            self._sending.add(job_id)
+        return found
 
     def confirm(
         self,

@@ -16,9 +16,10 @@ from airflow.sdk.log import mask_secret, redact
 from airflow_provider_aihandoff.core.digests import canonical_json, keyed_digest
 from airflow_provider_aihandoff.core.errors import PlanError
 from airflow_provider_aihandoff.core.models import EffectPlan
+from airflow_provider_aihandoff.operators import masking
 from airflow_provider_aihandoff.operators.email import EmailSideEffectOperator
 from airflow_provider_aihandoff.operators.http import HttpSideEffectOperator
-from airflow_provider_aihandoff.operators.masking import MASK, hide_from_logs, masked
+from airflow_provider_aihandoff.operators.masking import MASK, configured_names, hide_from_logs, masked
 from airflow_provider_aihandoff.targets.function import FunctionTarget
 from airflow_provider_aihandoff.targets.http import HttpTarget
 from airflow_provider_aihandoff.targets.postgres import database_of
@@ -84,6 +85,7 @@ class TestNames:
     def test_a_name_that_airflow_is_configured_to_hide_is_masked(self, monkeypatch: pytest.MonkeyPatch) -> None:
         assert masked({"customer_pin": SECRET}) == {"customer_pin": SECRET}
         monkeypatch.setenv("AIRFLOW__CORE__SENSITIVE_VAR_CONN_NAMES", "customer_pin,other")
+        monkeypatch.setattr(masking, "configured_names", configured_names.__wrapped__)  # as a new process reads it
         assert masked({"customer_pin": SECRET, "customerPin": SECRET}) == {"customer_pin": MASK, "customerPin": MASK}
         assert masked({"url": f"/posts?customer_pin={SECRET}"}) == {"url": f"/posts?customer_pin={MASK}"}
 

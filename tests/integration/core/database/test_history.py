@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 from dataclasses import fields, replace
 from itertools import pairwise
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -14,17 +15,21 @@ from hypothesis import strategies as st
 
 from airflow_provider_aihandoff.core import limits
 from airflow_provider_aihandoff.core.database import history
-from airflow_provider_aihandoff.core.database.connection import Database, LedgerConnection
+from airflow_provider_aihandoff.core.database.connection import LedgerConnection
 from airflow_provider_aihandoff.core.database.history import first_break
 from airflow_provider_aihandoff.core.digests import digest
 from airflow_provider_aihandoff.core.errors import HandoffError, IllegalTransition
 from airflow_provider_aihandoff.core.generation.revision_store import Output
+from airflow_provider_aihandoff.core.generation.submission_store import Opened
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor, EffectPlan, Event, Job, JobHead
-from airflow_provider_aihandoff.core.review.rules import Person
+from airflow_provider_aihandoff.core.review.ask_first import FirstAsk
+from airflow_provider_aihandoff.core.review.rules import Person, ReviewRules
+from airflow_provider_aihandoff.core.sets.written_together import WriteWish
 from airflow_provider_aihandoff.core.states import JOB_TRANSITIONS, JobEvent, JobState, ResponseStatus, next_job_state
 from tests.factories import LEASE, OWNER, TEST, approve, ask, draft, effect_plan, in_an_hour, job_spec, submit
 from tests.integration.core.webhooks.inboxes import deliver
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -479,21 +484,53 @@ def test_a_deadline_of_a_review_and_an_owner_are_read_back_as_they_were_written(
     assert ledger.job(job.job_id) == asked
 
 
-def test_a_transaction_that_pauses_after_many_statements_at_once_is_ended_like_any_other(
-    conninfo: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+def to_open_two(ledger: Ledger) -> Callable[[], list[Any]]:
+    specs = [job_spec(job_key=f"post:{number}", tags=["a", "b,c"]) for number in range(2)]
+    return lambda: [opened.job for opened in ledger.submission.open_many(specs) if isinstance(opened, Opened)]
+
+
+def to_ask_about_two(ledger: Ledger) -> Callable[[], list[Any]]:
+    asks = [FirstAsk(job.job_id, job.revision, [effect_plan()], ReviewRules()) for job in two_drafts(ledger)]
+    return lambda: ledger.reviews.ask_first(asks, policy=None, deadline=LEASE, actor=TEST, on_timeout=None)
+
+
+def to_claim_two(ledger: Ledger) -> Callable[[], list[Any]]:
+    jobs = [approve(ledger, ask(ledger, job)) for job in two_drafts(ledger)]
+    wishes = [WriteWish(job.job_id, effect_plan(), uuid4(), LEASE) for job in jobs]
+    return lambda: ledger.written_together.claim(wishes, actor=TEST)
+
+
+def two_drafts(ledger: Ledger) -> list[Job]:
+    return [draft(ledger, job_spec(job_key=f"post:{number}"), response_id=f"resp_{number}") for number in range(2)]
+
+
+@pytest.mark.parametrize("step", [to_open_two, to_ask_about_two, to_claim_two])
+def test_a_process_that_is_paused_after_a_statement_about_many_jobs_keeps_no_locks(
+    ledger: Ledger,
+    conninfo: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    step: Callable[[Ledger], Callable[[], list[Any]]],
 ) -> None:
+    take = step(ledger)
     monkeypatch.setattr(limits, "IDLE_LIMIT", 0.5)
-    pauses, began = [1.5], list[int]()
+    paused = list[int]()
 
-    def work(connection: LedgerConnection) -> list[int]:
-        began.append(1)
-        rows = history.execute_many(connection, "SELECT %(n)s::integer AS n", [{"n": 1}, {"n": 2}])
-        time.sleep(pauses.pop() if pauses else 0)
-        return [row["n"] for row in rows if row is not None]
+    def pausing(name: str) -> None:
+        goes_on = getattr(history, name)
 
-    database = Database(conninfo)
-    try:
-        assert database.transact(work) == [1, 2]
-    finally:
-        database.close()
-    assert len(began) == 2, "the server ended the first one"
+        def pause(connection: LedgerConnection, *values: Any) -> Any:
+            if not paused:
+                paused.append(connection.info.backend_pid)
+                with psycopg.connect(**conninfo, autocommit=True) as other:
+                    there = "SELECT FROM pg_stat_activity WHERE pid = %s"
+                    until(lambda: other.execute(there, paused).fetchone() is None, 10)
+            return goes_on(connection, *values)
+
+        monkeypatch.setattr(history, name, pause)
+
+    pausing("now")
+    pausing("_store")
+    done = take()
+    assert len(done) == 2
+    assert None not in done
+    assert paused, "the server ended the first one, and the step was done again"
