@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import httpx
 import psycopg
@@ -29,6 +29,7 @@ from airflow_provider_aihandoff.web.bounded_server import HEAD_TIMEOUT, MAX_CONN
 from tests.airflow_compat import get_parser
 from tests.factories import job_spec, submit
 from tests.unit.core.webhooks.signing import OTHER_SECRET, SECRET, signed
+from tests.waiting import until
 
 BODY = b'{"type": "response.completed", "data": {"id": "resp_of_the_tests"}}'
 JSON = {"Content-Type": "application/json"}
@@ -192,19 +193,24 @@ def test_a_receiver_that_does_not_start_says_why_in_one_line_and_exits_with_1(st
     assert "Traceback" not in out
 
 
+def listens(url: SplitResult) -> bool:
+    with socket.socket() as asking:
+        return asking.connect_ex((url.hostname, url.port)) == 0
+
+
 def test_the_receiver_finishes_a_delivery_that_has_begun_before_it_stops(start: Start, ledger: Ledger) -> None:
     process = start()
-    url = address(process)
+    url = urlsplit(address(process))
+    headers = {**JSON, **signed(BODY), "Host": url.netloc, "Content-Length": str(len(BODY)), "Expect": "100-continue"}
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
 
-    def slowly() -> Iterator[bytes]:
-        yield BODY[:5]
+    with socket.create_connection((url.hostname, url.port), timeout=60) as connection:
+        connection.sendall(f"POST {url.path} HTTP/1.1\r\n{head}\r\n".encode() + BODY[:5])
+        assert connection.recv(100).startswith(b"HTTP/1.1 100"), "it reads the body by now"
         process.terminate()
-        time.sleep(0.5)
-        yield BODY[5:]
-
-    with httpx.Client(trust_env=False) as client:
-        answer = client.post(url, content=slowly(), headers={**JSON, **signed(BODY)})
-    assert answer.status_code == 200
+        until(lambda: not listens(url))
+        connection.sendall(BODY[5:])
+        assert connection.recv(100).startswith(b"HTTP/1.1 200")
     assert process.wait(timeout=60) == 0
     assert ledger.inbox.read("wh_1").deliveries == 1
 
