@@ -230,6 +230,12 @@ def test_what_is_masked_is_hidden_from_logs_as_well(field: str, place: Any) -> N
     assert secret not in str(redact(f"said: Bearer {secret}!"))
 
 
+def test_what_is_hidden_from_logs_comes_back_as_it_may_be_shown() -> None:
+    secret = f"{SECRET}-that-a-note-repeats"
+    assert hide_from_logs({"note": f"with {secret}", "pin": secret}, ["pin"]) == {"note": f"with {MASK}", "pin": MASK}
+    assert hide_from_logs({"note": f"with {secret}", "title": "Kettle"}) == {"note": f"with {MASK}", "title": "Kettle"}
+
+
 class TestDigest:
     PLAN: ClassVar[dict[str, Any]] = {"headers": {"Authorization": SECRET}, "body": "Ü"}
 

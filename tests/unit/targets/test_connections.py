@@ -17,7 +17,7 @@ def reads() -> Callable[[], int]:
     return lambda: next(done)
 
 
-def test_each_write_alone_reads_anew(reads: Callable[[], int]) -> None:
+def test_each_write_alone_reads_again(reads: Callable[[], int]) -> None:
     assert [connections.once("cms", reads) for _ in range(2)] == [0, 1]
 
 
