@@ -49,6 +49,8 @@ def test_slots_are_filled_again_while_a_wave_of_answers_is_taken(told_by: str) -
             given.append(job_id)
             waiting.pop(job_id, None)
             leg.taking.discard(job_id)
+            for each in asked:
+                flight.ended(each)
             leg.count("taken")
 
         def collect(self, seconds: float) -> None:
