@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
+from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -66,3 +68,24 @@ def test_no_transaction_sends_several_statements_together() -> None:
     assert len(files) > 100
     found = [str(file) for file in files if any(f".{name}(" in file.read_text("utf-8") for name in SEVERAL_TOGETHER)]
     assert found == []
+
+
+def test_rows_of_which_no_more_than_a_number_are_changed_are_found_once() -> None:
+    """With ``IN``, PostgreSQL may find them several times, others each time, and change more than that number."""
+    begun = re.compile(r"\bIN \(\s*SELECT")
+    found = [f"{file.name}: {text[:60]}" for file in PACKAGE.rglob("*.py") for text in _limited(file, begun)]
+    assert found == [], "= ANY(ARRAY(SELECT ... LIMIT ...)) finds them once"
+
+
+def _limited(file: Path, begun: re.Pattern[str]) -> Iterator[str]:
+    """The subqueries that stand behind ``IN`` and have a limit of their own."""
+    whole = file.read_text("utf-8")
+    for match in begun.finditer(whole):
+        depth, own = 1, ""
+        for character in whole[match.start() + len("IN (") :]:
+            depth += {"(": 1, ")": -1}.get(character, 0)
+            if depth == 0:
+                break
+            own += character if depth == 1 else ""
+        if "LIMIT" in own:
+            yield " ".join(own.split())

@@ -73,10 +73,10 @@ _TAKE = f"""
     WITH due AS (
         UPDATE aihandoff.event_deliveries SET tries = tries + 1,
             first_try_at = coalesce(first_try_at, clock_timestamp()), try_at = %(lease_until)s
-        WHERE delivery_id IN (
+        WHERE delivery_id = ANY(ARRAY(
             SELECT delivery_id FROM aihandoff.event_deliveries AS d
             WHERE d.subscription_id = %(subscription_id)s AND {_DUE}
-            ORDER BY d.try_at, d.delivery_id LIMIT {TAKEN_AT_ONCE})
+            ORDER BY d.try_at, d.delivery_id LIMIT {TAKEN_AT_ONCE}))
         RETURNING delivery_id, job_id, request_id, seq, revision, standing, at, tries)
     SELECT due.delivery_id, due.job_id, coalesce(due.request_id, asked.request_id) AS request_id, due.seq,
         due.standing, due.at, due.tries, coalesce(j.job_type, ended.job_type) AS job_type,
@@ -126,7 +126,7 @@ _DISABLE = f"""
     WHERE subscription_id = %(subscription_id)s AND state = 'active' AND lease_token = %(token)s
     RETURNING {columns(EventSubscription)}"""
 _REMOVE = f"""
-    DELETE FROM aihandoff.event_deliveries WHERE delivery_id IN (
+    DELETE FROM aihandoff.event_deliveries WHERE delivery_id = ANY(ARRAY(
         SELECT delivery_id FROM aihandoff.event_deliveries
         WHERE state = 'delivered' AND settled_at < statement_timestamp() - %(delivered)s
         UNION ALL
@@ -136,7 +136,7 @@ _REMOVE = f"""
         SELECT delivery_id FROM aihandoff.event_deliveries AS d
         JOIN aihandoff.event_subscriptions AS s USING (subscription_id)
         WHERE d.state = 'waiting' AND s.state <> 'active' AND d.at < clock_timestamp() - %(undelivered)s
-        LIMIT {REMOVED_AT_ONCE})"""
+        LIMIT {REMOVED_AT_ONCE}))"""
 
 #: Who ends a subscription by answering 410.
 _RECEIVER = Actor.program("the receiver")

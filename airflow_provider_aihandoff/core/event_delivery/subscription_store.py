@@ -73,12 +73,12 @@ _DEAD = """
 _REPLAY = """
     UPDATE aihandoff.event_deliveries SET state = 'waiting', settled_at = NULL, tries = 0, first_try_at = NULL,
         try_at = clock_timestamp()
-    WHERE delivery_id IN (
+    WHERE delivery_id = ANY(ARRAY(
         SELECT delivery_id FROM aihandoff.event_deliveries
         WHERE subscription_id = %(subscription_id)s AND (
             CASE WHEN %(named)s::bigint[] = '{}' THEN state = 'dead'
             ELSE state <> 'waiting' AND delivery_id = ANY (%(named)s) END)
-        ORDER BY delivery_id LIMIT %(limit)s)"""
+        ORDER BY delivery_id LIMIT %(limit)s))"""
 
 
 @dataclass(frozen=True)

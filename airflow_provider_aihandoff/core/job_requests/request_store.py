@@ -71,9 +71,9 @@ _OF_RUN = f"SELECT {columns(JobRequest)} FROM aihandoff.job_requests WHERE reque
 _CLAIM = f"""
     UPDATE aihandoff.job_requests SET tries = tries + 1,
         try_at = clock_timestamp() + {LEASE_SECONDS} * interval '1 second'
-    WHERE request_id IN (
+    WHERE request_id = ANY(ARRAY(
         SELECT request_id FROM aihandoff.job_requests WHERE state = 'recorded' AND try_at <= clock_timestamp()
-        ORDER BY try_at LIMIT %s FOR UPDATE SKIP LOCKED)
+        ORDER BY try_at LIMIT %s FOR UPDATE SKIP LOCKED))
     RETURNING {columns(JobRequest)}"""
 _STARTED = f"""
     UPDATE aihandoff.job_requests SET state = 'started', state_reason = NULL, dag_id = %(dag_id)s, run_id = %(run_id)s,
@@ -95,14 +95,14 @@ _POSTPONE = f"""
 #: What is a job by now: the state of the job says the rest.
 _SETTLE = """
     UPDATE aihandoff.job_requests AS q SET state = 'job', updated_at = clock_timestamp()
-    WHERE request_id IN (
+    WHERE request_id = ANY(ARRAY(
         SELECT request_id FROM aihandoff.job_requests JOIN aihandoff.jobs USING (job_type, job_key)
-        WHERE job_requests.state = 'started' LIMIT 1000 FOR UPDATE OF job_requests SKIP LOCKED)"""
+        WHERE job_requests.state = 'started' LIMIT 1000 FOR UPDATE OF job_requests SKIP LOCKED))"""
 _CLAIM_JOBLESS = f"""
     UPDATE aihandoff.job_requests SET try_at = clock_timestamp() + interval '30 seconds'
-    WHERE request_id IN (
+    WHERE request_id = ANY(ARRAY(
         SELECT request_id FROM aihandoff.job_requests WHERE state = 'started' AND try_at <= clock_timestamp()
-        ORDER BY try_at LIMIT %s FOR UPDATE SKIP LOCKED)
+        ORDER BY try_at LIMIT %s FOR UPDATE SKIP LOCKED))
     RETURNING {columns(JobRequest)}"""
 _JOB_OF = f"SELECT {columns(Job)} FROM aihandoff.jobs WHERE job_type = %s AND job_key = %s"
 

@@ -126,10 +126,10 @@ _KEEP = """
         weight = excluded.weight, tag = excluded.tag, asks_at = excluded.asks_at, here = excluded.here"""
 _WAKE = """
     UPDATE aihandoff.rate_waits SET asks_at = clock_timestamp()
-    WHERE wait_id IN (
+    WHERE wait_id = ANY(ARRAY(
         SELECT wait_id FROM aihandoff.rate_waits
         WHERE limit_id = %(limit_id)s AND NOT here AND asks_at > clock_timestamp()
-        ORDER BY priority = 'batch', tag, wait_id LIMIT %(number)s FOR UPDATE SKIP LOCKED)
+        ORDER BY priority = 'batch', tag, wait_id LIMIT %(number)s FOR UPDATE SKIP LOCKED))
     RETURNING job_id, revision_id, effect_id"""
 #: What another transaction has locked is being moved: it is not waiting, or asks again by itself.
 _ASK_REQUESTS_AGAIN = """

@@ -100,10 +100,10 @@ _DUE = f"""
 _COUNT = """
     SELECT disposition, count(*) AS webhooks, sum(deliveries) AS deliveries FROM aihandoff.inbox GROUP BY disposition"""
 _PRUNE = f"""
-    DELETE FROM aihandoff.inbox WHERE webhook_id IN (
+    DELETE FROM aihandoff.inbox WHERE webhook_id = ANY(ARRAY(
         SELECT webhook_id FROM aihandoff.inbox
         WHERE received_at < clock_timestamp() - %s AND disposition <> 'quarantined'
-        ORDER BY received_at LIMIT {_PRUNE_BATCH} FOR UPDATE SKIP LOCKED)"""
+        ORDER BY received_at LIMIT {_PRUNE_BATCH} FOR UPDATE SKIP LOCKED))"""
 _LATE_LINES = "SELECT detail FROM aihandoff.events WHERE job_id = %s AND event = %s"
 
 

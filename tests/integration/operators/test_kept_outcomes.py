@@ -33,11 +33,9 @@ def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, airflo
     count: Any = text("SELECT count(*) FROM task_state_store")
     if request.param == "variables":
         count = select(func.count()).select_from(Variable)
-        for name in ("response", "side_effect"):
-            monkeypatch.setattr(
-                f"airflow_provider_aihandoff.operators.{name}.memory_of",
-                lambda context: task_memory._Variables(task_memory.owner_of(context)),
-            )
+        monkeypatch.setattr(
+            task_memory, "memory_of", lambda context: task_memory._Variables(task_memory.owner_of(context))
+        )
 
     def number() -> int:
         with open_session() as session:
