@@ -394,7 +394,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
         steps = SharedSteps(
             ledger, actor=owner.actor, lease=SUBMIT_LEASE, most=self.send_at_once, complete=not has_effects
         )
-        flight = Flight(time.monotonic, settings.number("poll_rate"))
+        flight = Flight(time.monotonic, settings.number("poll_rate"), self.send_at_once)
         asking = threading.Semaphore(self.send_at_once)
         return _Leg(context, ledger, provider_for, owner, has_effects, steps, flight, asking)
 
@@ -547,7 +547,9 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
         """Take what has ended by now, as far as this leg or the ledger knows. False where nothing has for a while."""
         # No more at a time than are sent: where many have ended at once, the first ones make room for others.
         for each in islice(leg.flight.due(), self.send_at_once):
-            if each.job_id not in leg.taking:
+            if each.job_id in leg.taking:  # a thread has it in hand
+                leg.flight.later(each)
+            else:
                 leg.taking.add(each.job_id)
                 crew.give(self._take, leg, each.job_id, each.number, each)
         self._give_some_ended(leg, crew, found)
@@ -753,13 +755,13 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             while (leg.flight or crew) and not leg.is_tired and self._answers_come(leg, crew, found):
                 pass
 
-    def _take(self, leg: _Leg, job_id: int, number: int, asked: Due | None = None) -> str:
+    def _take(self, leg: _Leg, job_id: int, number: int, due: Due | None = None) -> str:
         """Store what the response of one job has left, in a thread of the worker.
 
-        :param asked: it was sent for in this leg, and it is not known whether it has ended.
+        :param due: it was sent for in this leg, and it is not known whether it has ended.
         """
         try:
-            if asked is None:
+            if due is None:
                 # The flight asks about it too, later on: then the ledger says that it is taken, and not what is kept.
                 leg.running.pop(job_id, None)
                 revision = leg.steps.revision(job_id, number)
@@ -769,9 +771,9 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
                 return "gone on"
             if revision.response_status in ENDED_RESPONSE_STATUSES:
                 return self._take_known(leg, revision)
-            if asked is None:
+            if due is None:
                 return self._take_late(leg, revision)
-            return self._take_if_ended(leg, revision, asked)
+            return self._take_if_ended(leg, revision, due)
         finally:
             leg.taking.discard(job_id)
 
@@ -804,16 +806,20 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             return "too late"
         return self._take_known(leg, leg.steps.revision(revision.job_id, revision.number))
 
-    def _take_if_ended(self, leg: _Leg, revision: Revision, asked: Due) -> str:
+    def _take_if_ended(self, leg: _Leg, revision: Revision, due: Due) -> str:
         """Ask about a response, and store what it has left, where it has ended."""
         from airflow_provider_aihandoff.core.generation.provider import ProviderError
 
-        try:
-            with leg.asking:
+        with leg.asking:
+            asked = leg.flight.asks(due)
+            if asked is None:
+                leg.runs(revision)
+                return "not asked"
+            try:
                 response = leg.provider_for(revision.conn_id).retrieve(str(revision.response_id))
-        except ProviderError as error:
-            self.log.info("Asking about %s: %s", revision.response_id, error.what)
-            response = None
+            except ProviderError as error:
+                self.log.info("Asking about %s: %s", revision.response_id, error.what)
+                response = None
         if response is not None and not response.ended:
             leg.seen[revision.job_id] = revision.number
         if response is None or not response.readable:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 #: Until anything is known: seconds that the model is expected to take, how much later the next ones are asked about,
 #: and seconds between two questions.
-_FIRST, _GROWTH, _FIRST_EVERY = 0.5, 1.25, 0.25
+_FIRST, _GROWTH, _FIRST_EVERY = 0.5, 1.1, 0.25
 
 #: What an answer, and a question without one, change in what is expected: one question in eleven finds none.
 _HIT, _MISS = 0.998, 1.02
@@ -30,9 +30,6 @@ _NEWEST, _UNEVEN = 0.02, 0.05
 #: After what part of its age a response is asked about again that had not ended: before any has, and later; and after
 #: how many seconds at least.
 _LATER_AT_FIRST, _LATER, _LATER_AT_LEAST = 0.5, 0.1, 0.5
-
-#: How many questions without an answer may come at once, where there were none for a while.
-_MISSES_AT_ONCE = 16.0
 
 
 @dataclass(frozen=True, order=True)
@@ -61,10 +58,11 @@ class Flight:
 
     :param clock: seconds of a clock that goes on evenly.
     :param misses: how many questions a second may find that their response has not ended.
+    :param at_once: how many may be asked at the same time: so many may find that, where none did for a while.
     """
 
-    def __init__(self, clock: Callable[[], float], misses: float) -> None:
-        self._clock, self._misses = clock, misses
+    def __init__(self, clock: Callable[[], float], misses: float, at_once: int) -> None:
+        self._clock, self._misses, self._at_once = clock, misses, at_once
         self._lock = threading.Lock()
         self._new: deque[Due] = deque()
         self._again: list[tuple[float, Due]] = []
@@ -72,7 +70,7 @@ class Flight:
         self._not_ended_by = 0.0
         self._had_ended, self._differing = True, 0.0
         self._asked_at = clock() - _FIRST
-        self._allowed, self._allowed_at = _MISSES_AT_ONCE, clock()
+        self._allowed, self._allowed_at, self._asking = float(at_once), clock(), 0
 
     def __len__(self) -> int:
         """How many are not being asked about at this moment."""
@@ -85,14 +83,14 @@ class Flight:
             self._new.append(Due(self._clock(), job_id, number))
 
     def due(self) -> Iterator[Due]:
-        """Those to ask about now. Each is asked about once, until :meth:`runs` says that it has not ended."""
+        """Those to ask about now, each as soon as the worker can: see :meth:`asks`."""
         while (found := self._next()) is not None:
             yield found
 
     def _next(self) -> Due | None:
         with self._lock:
             now = self._clock()
-            self._allowed = min(_MISSES_AT_ONCE, self._allowed + (now - self._allowed_at) * self._misses)
+            self._allowed = min(self._at_once, self._allowed + (now - self._allowed_at) * self._misses)
             self._allowed_at = now
             if self._allowed < 1 or (not self._is_known and now < self._asked_at + _FIRST_EVERY):
                 return None
@@ -105,11 +103,31 @@ class Flight:
             self._asked_at = now
             return replace(found, asked_at=now)
 
+    def later(self, due: Due) -> None:
+        """One that was due cannot be asked about by now: it is due again a moment later."""
+        with self._lock:
+            heapq.heappush(self._again, (self._clock() + _LATER_AT_LEAST, due))
+
+    def asks(self, due: Due) -> Due | None:
+        """One that was due is asked about now: some time later, where the worker is busy.
+
+        :return: it, as of now; what becomes of it is for :meth:`runs` or :meth:`ended`. None where it will be due again
+            later: others have not ended at its age meanwhile.
+        """
+        with self._lock:
+            now = self._clock()
+            if self._allowed >= self._asking + 1 and (due.again or due.sent_at + self._expected <= now):
+                self._asking += 1
+                return replace(due, asked_at=now)
+            heapq.heappush(self._again, (due.sent_at + self._expected, due))
+            return None
+
     def runs(self, asked: Due) -> None:
         """A response that was asked about has not ended."""
         with self._lock:
             now = self._clock()
             self._allowed -= 1
+            self._asking -= 1
             self._note(asked, ended=False)
             if self._counts(asked):
                 if self._is_known:  # however late it is asked about: it may be one that takes much longer than others
@@ -124,6 +142,7 @@ class Flight:
     def ended(self, asked: Due) -> None:
         """A response that was asked about has ended."""
         with self._lock:
+            self._asking -= 1
             if not self._is_known and self._not_ended_by:
                 # It has grown past what the first ones took: the others are asked about from where none had ended.
                 self._expect(min(self._expected, self._not_ended_by * _MISS))
@@ -137,7 +156,7 @@ class Flight:
     @property
     def _has_room(self) -> bool:
         """Whether more questions may find no answer than do, and are worth it."""
-        return self._differing > _UNEVEN and self._allowed >= _MISSES_AT_ONCE / 2
+        return self._differing > _UNEVEN and self._allowed >= self._at_once / 2
 
     def _note(self, asked: Due, *, ended: bool) -> None:
         if not asked.again:

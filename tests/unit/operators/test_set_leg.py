@@ -39,7 +39,7 @@ def test_a_response_that_a_webhook_was_about_is_taken_and_counted_once() -> None
         "owner": SimpleNamespace(actor=None),
         "has_effects": True,
         "steps": steps,
-        "flight": Flight(lambda: 0.0, 10),
+        "flight": Flight(lambda: 0.0, 10, 16),
         "asking": threading.Semaphore(1),
     }
     leg = _Leg(**parts)

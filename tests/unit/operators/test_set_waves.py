@@ -16,7 +16,7 @@ from airflow_provider_aihandoff.operators.response_set import OpenAIResponseSetO
 @pytest.mark.parametrize("told_by", ["flight", "ledger"])
 def test_slots_are_filled_again_while_a_wave_of_answers_is_taken(told_by: str) -> None:
     now = [0.0]
-    flight = Flight(lambda: now[0], 10)
+    flight = Flight(lambda: now[0], 10, 16)
     waiting = dict.fromkeys(range(1, 1001), 1)
 
     def ended(set_id: int, after: int = 0) -> list[tuple[int, int]]:
