@@ -105,6 +105,7 @@ class _Leg:
     :param steps: what its threads do together.
     :param flight: the responses that run for it.
     :param asking: held while a response is asked about: no more are at the same time than requests are sent.
+    :param patience: seconds for which it goes on while no response ends.
     :param outcomes: what became of each piece of work, counted.
     :param dropped: the jobs of which no request can be made in this leg.
     :param taking: the jobs whose responses are being asked about, or taken.
@@ -125,6 +126,7 @@ class _Leg:
     steps: SharedSteps
     flight: Flight
     asking: threading.Semaphore
+    patience: float
     outcomes: Counter[str] = field(default_factory=Counter)
     dropped: set[int] = field(default_factory=set)
     taking: set[int] = field(default_factory=set)
@@ -396,7 +398,9 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
         )
         flight = Flight(time.monotonic, settings.number("poll_rate"), self.send_at_once)
         asking = threading.Semaphore(self.send_at_once)
-        return _Leg(context, ledger, provider_for, owner, has_effects, steps, flight, asking)
+        own = self.inline_wait
+        patience = _PATIENCE * settings.number("inline_wait") if own is None else own.total_seconds()
+        return _Leg(context, ledger, provider_for, owner, has_effects, steps, flight, asking, patience)
 
     def _set_spec(self, context: Context) -> SetSpec:
         from airflow_provider_aihandoff.core.sets.set_store import SetSpec
@@ -556,14 +560,8 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
         if seen := leg.take_seen():
             leg.ledger.signs.seen(seen)
         crew.collect(_MOMENT)
-        leg.is_tired = time.monotonic() - leg.progress_at >= self._patience
+        leg.is_tired = time.monotonic() - leg.progress_at >= leg.patience
         return not leg.is_tired
-
-    @property
-    def _patience(self) -> float:
-        """Seconds for which a leg goes on while no response ends."""
-        own = self.inline_wait
-        return _PATIENCE * settings.number("inline_wait") if own is None else own.total_seconds()
 
     def _send(self, leg: _Leg, job: Job, revision: Revision, request: dict[str, Any]) -> str:
         """Send the request of one job, in a thread of the worker. What becomes of it holds up no other."""

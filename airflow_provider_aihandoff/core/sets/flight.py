@@ -38,7 +38,7 @@ class Due:
 
     :param sent_at: when it was sent for, by the flight's clock.
     :param again: it was asked about before.
-    :param asked_at: when it is asked about, by the same clock.
+    :param asked_at: when it is asked about, by the same clock; 0 before :meth:`Flight.asks` has said so.
     """
 
     sent_at: float
@@ -101,7 +101,7 @@ class Flight:
             else:
                 return None
             self._asked_at = now
-            return replace(found, asked_at=now)
+            return found
 
     def later(self, due: Due) -> None:
         """One that was due cannot be asked about by now: it is due again a moment later."""

@@ -41,6 +41,7 @@ def test_a_response_that_a_webhook_was_about_is_taken_and_counted_once() -> None
         "steps": steps,
         "flight": Flight(lambda: 0.0, 10, 16),
         "asking": threading.Semaphore(1),
+        "patience": 60.0,
     }
     leg = _Leg(**parts)
     task: Any = SimpleNamespace()

@@ -32,6 +32,7 @@ def test_slots_are_filled_again_while_a_wave_of_answers_is_taken(told_by: str) -
         "steps": SimpleNamespace(),
         "flight": flight,
         "asking": threading.Semaphore(16),
+        "patience": 60.0,
         "in_flight": 1_000,
         "_read_at": -10.0,
     }
@@ -45,18 +46,20 @@ def test_slots_are_filled_again_while_a_wave_of_answers_is_taken(told_by: str) -
     class Crew:
         """Does what it is given at once."""
 
-        def give(self, take: Any, leg: _Leg, job_id: int, number: int, *asked: Any) -> None:
+        def give(self, take: Any, leg: _Leg, job_id: int, number: int, *due: Any) -> None:
             given.append(job_id)
             waiting.pop(job_id, None)
             leg.taking.discard(job_id)
-            for each in asked:
-                flight.ended(each)
+            for each in due:
+                asked = flight.asks(each)
+                assert asked is not None
+                flight.ended(asked)
             leg.count("taken")
 
         def collect(self, seconds: float) -> None:
             """It has ended by now."""
 
-    task: Any = SimpleNamespace(send_at_once=16, max_in_flight=1_000, _patience=60.0, _take=None)
+    task: Any = SimpleNamespace(send_at_once=16, max_in_flight=1_000, _take=None)
     task._answers_come = partial(OpenAIResponseSetOperator._answers_come, task)
     task._give_some_ended = partial(OpenAIResponseSetOperator._give_some_ended, task)
     crew: Any = Crew()

@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Mapping
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 from airflow_provider_aihandoff.core.generation.openai.pricing import COMPLETION_WINDOW_FACTORS
@@ -94,6 +95,7 @@ def _size(body: Mapping[str, Any], context_tokens: int | None) -> int | None:
     return size + (context_tokens or 0) if continues else size
 
 
+@lru_cache(maxsize=64)
 def _context_window(model: str) -> int | None:
     """The most tokens that a model can see and write at once; None where that is not published.
 
