@@ -163,6 +163,10 @@ class TextEnvironment(SandboxedEnvironment):
         made._compiled = {}
         return made
 
+    def make_globals(self, d: Any) -> Any:
+        """The globals of a template, as one plain mapping, since each rendering copies it."""
+        return {**self.globals, **(d or {})}
+
     def from_string(self, source: Any, globals: Any = None, template_class: Any = None) -> jinja2.Template:
         """A template; each text is compiled once."""
         if not isinstance(source, str) or globals or template_class:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from airflow.providers.common.compat.sdk import redact
@@ -19,6 +20,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from airflow_provider_aihandoff.core.call_watch import CallWatch
 from airflow_provider_aihandoff.core.json_path import find_values, text_of
+from airflow_provider_aihandoff.targets.connections import once
 
 log = logging.getLogger(__name__)
 
@@ -172,10 +174,13 @@ def exchange_of(session: requests.Session, request: requests.Request, watch: Cal
     """
     try:
         prepared = session.prepare_request(request)
-        settings = session.merge_environment_settings(
-            prepared.url or "", session.proxies, True, session.verify, session.cert
+        url = prepared.url or ""
+        given = session.proxies, session.verify, session.cert
+        settings = once(
+            ("environment", urlsplit(url)[:2], str(given)),
+            lambda: session.merge_environment_settings(url, session.proxies, True, session.verify, session.cert),
         )
-        adapter: Any = session.get_adapter(prepared.url or "")
+        adapter: Any = session.get_adapter(url)
     except (requests.RequestException, ValueError) as error:
         raise NeverLeft(_kind(error)) from None
     try:
