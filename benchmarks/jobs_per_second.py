@@ -10,6 +10,9 @@ work on the machine slows them alike.
 The time of a job is that of the worker: in calls to the ledger, in calls to the model, in calls to the target, and the
 rest, which is the worker's own work. The CPU is that of each process, also of PostgreSQL. With `--sets`, each worker
 makes its jobs as one set, in threads, with transactions that they share: then only the CPU is split.
+
+With `--airflow 40` it runs so many jobs as mapped tasks on the demo's Airflow in place of all that, and prints the CPU
+that each component takes for a job.
 """
 
 from __future__ import annotations
@@ -31,8 +34,9 @@ import psycopg
 from airflow_provider_aihandoff.core.database import schema
 from benchmarks.sets_services import Services, services
 from benchmarks.waiting_process import cpu_of_tree, runs_module
-from demo.airflow_stack import postgres_connection
+from demo.airflow_stack import COMPONENTS, postgres_connection
 from demo.guardian import descendants
+from demo.local import CHECKOUT, running_demo
 from demo.postgres import Postgres, PostgresServer
 from demo.processes import python
 
@@ -68,6 +72,9 @@ class Pace:
 def main() -> None:
     """Measure, and print the table."""
     options = _options()
+    if options.airflow:
+        report_airflow(options.airflow)
+        return
     with tempfile.TemporaryDirectory() as folder, services(Path(folder), 0.0) as running:
         found: dict[int, list[Pace]] = {workers: [] for workers in options.workers}
         for turn in range(options.turns):
@@ -83,6 +90,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4], help="processes (default: 1 2 4)")
     parser.add_argument("--turns", type=int, default=2, help="how often each has its turn (default: 2)")
     parser.add_argument("--sets", action="store_true", help="make the jobs of a worker as one set")
+    parser.add_argument("--airflow", type=int, help="so many mapped tasks on the demo's Airflow instead")
     return parser.parse_args()
 
 
@@ -191,6 +199,32 @@ def report(found: Sequence[Pace]) -> None:
     for name in first.cpu:
         row(f"ms of CPU a job: {name}", [1000 * pace.cpu[name] for pace in found], ".1f")
     row("transactions a job", [pace.commits for pace in found], ".1f")
+
+
+# On a whole Airflow.
+
+
+def report_airflow(jobs: int) -> None:
+    """Print the CPU that each component of the demo's Airflow takes for a job of three mapped tasks."""
+    env = {"PYTHONPATH": str(CHECKOUT), "AIRFLOW__CORE__MAX_MAP_LENGTH": str(jobs + 1), "SETS_ITEMS": str(jobs)}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running_demo(Path(folder), CHECKOUT / "benchmarks" / "dags", extra_env=env, report=lambda _: None) as demo,
+    ):
+        api = demo.airflow.api()
+        api.wait_for_dags({"sets_mapped"}, timeout_seconds=240)
+        pids: dict[str, int] = {name: demo.airflow.process(name).pid for name in COMPONENTS}
+        if isinstance(demo.postgres, PostgresServer) and demo.postgres.pid is not None:
+            pids["PostgreSQL"] = demo.postgres.pid
+        before, began = {name: cpu_of_tree(pid) for name, pid in pids.items()}, time.monotonic()
+        state = api.wait_for_run("sets_mapped", api.trigger("sets_mapped"), timeout_seconds=3600)
+        assert state == "success", f"the run is {state}"
+        seconds = time.monotonic() - began
+        cpu = {name: (cpu_of_tree(pid) - before[name]) / jobs for name, pid in pids.items()}
+    print(f"{jobs:,} jobs as three mapped tasks each: {seconds:.0f} s, {jobs / seconds:.2f} jobs a second")
+    for name, each in cpu.items():
+        print(f"  s of CPU a job: {name + (', with its tasks' if name == 'scheduler' else ''):28}{each:8.3f}")
+    print(f"  s of CPU a job, in all: {sum(cpu.values()):28.3f}")
 
 
 if __name__ == "__main__":
