@@ -72,3 +72,18 @@ def test_slots_are_filled_again_while_a_wave_of_answers_is_taken(told_by: str) -
     assert longest <= 32, "answers that are taken before another request is sent"
     assert sorted(given) == list(range(1, 1_001))
     assert sent >= 1_000 - 32
+
+
+def test_a_response_that_a_thread_has_in_hand_is_asked_about_later_and_not_forgotten() -> None:
+    now = [0.0]
+    flight = Flight(lambda: now[0], 10, 16)
+    flight.sent(1, 1)
+    now[0] = 30.0
+    leg: Any = SimpleNamespace(
+        flight=flight, taking={1}, take_seen=dict[int, int], progress_at=0.0, patience=60.0, is_tired=False
+    )
+    task: Any = SimpleNamespace(send_at_once=16, _give_some_ended=lambda *_: None)
+    crew: Any = SimpleNamespace(collect=lambda seconds: None)
+    OpenAIResponseSetOperator._answers_come(task, leg, crew, SimpleNamespace(set_id=1))  # type: ignore[arg-type]
+    assert len(flight) == 1
+    assert leg.taking == {1}
