@@ -49,6 +49,7 @@ PROGRAMS: Mapping[str, str] = {
 }
 """What has to be installed, and the Debian package that has it."""
 FAKETIME = "libfaketime.so.1"
+OFF_CLOCK = Path(__file__).parent / "off_clock"
 NGINX, REDIS = "nginx", "redis"
 ANSWER_SECONDS = 6.0
 """How long the stand-in for OpenAI thinks."""
@@ -245,6 +246,7 @@ class Stack:
         env = self.settings.environment(node)
         if clock is not None:
             env |= {"LD_PRELOAD": str(_faketime()), "FAKETIME": clock, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+            env["PYTHONPATH"] = str(OFF_CLOCK)
         return ProcessSpec(
             name=node.name,
             command=self.network.inside(node, python("-m", *_program_of(node))),

@@ -10,7 +10,7 @@ from nodes.components import Stack
 from nodes.faults import Fault, busiest
 from nodes.table import Result
 from nodes.topology import Node
-from nodes.traffic import Batch, Traffic, names
+from nodes.traffic import Batch, Traffic
 from nodes.verdict import judge, longest_pause
 
 STEP_SECONDS = 0.5
@@ -88,7 +88,7 @@ class Rounds:
             seconds=seconds,
             held=len(batch.held),
             cleared=sum(batch.cleared.values()),
-            unfinished=[f"{names([run])} has not ended" for run in unfinished],
+            unfinished=[self._traffic.in_words(run) for run in unfinished],
             unreadable=self._traffic.unreadable_logs(batch),
             revived=batch.revived,
         )

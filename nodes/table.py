@@ -14,8 +14,8 @@ class Result:
         it had none.
     :param pause: the longest time in seconds without a line in the ledger's history, after the fault.
     :param seconds: from the fault until the last run had ended.
-    :param held: jobs of which a person had to resolve a write.
-    :param cleared: how often a person cleared a run that had failed.
+    :param held: jobs of which a person had to resolve a write or a lost request.
+    :param cleared: how often a person cleared a run that had failed, or whose retry was late.
     :param unfinished: runs that have not succeeded in time.
     :param unreadable: tasks whose log the API server cannot show.
     :param revived: nodes that ended by themselves.

@@ -1,7 +1,6 @@
 """Jobs that flow through the three pipelines, and the person who decides on some of them."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -10,16 +9,16 @@ import httpx
 import psycopg
 
 from airflow_provider_aihandoff.core.errors import HandoffError
-from airflow_provider_aihandoff.core.models import Actor
-from airflow_provider_aihandoff.core.states import EffectState
 from demo.airflow_api import UNREACHABLE, AirflowApiError
 from demo.airflow_stack import BUSINESS_DATABASE, METADATA_DATABASE
 from demo.business.seed import LAST_WEEK, MORE_OPENED, products
 from demo.pipelines import approve_what_waits
 from nodes.components import Stack
-from nodes.topology import BUSINESS_URL
+from nodes.person import REVIEWER, resolve_writes, send_lost_requests_again
+from nodes.topology import BUSINESS_URL, OPENAI_URL
+from nodes.verdict import read_json
 
-REVIEWER, REQUESTER = "alice", "admin"
+REQUESTER = "admin"
 MAINTENANCE = "aihandoff_reconcile"
 DAGS = ("publishing", "report_drafting", "ticket_classification", MAINTENANCE)
 APPROVE_SECONDS, RESOLVE_SECONDS, MAINTENANCE_SECONDS = 3.0, 5.0, 30.0
@@ -30,7 +29,13 @@ MOST_CLEARS = 5
 """How often a person clears a run that has failed."""
 
 _INSERT_SALES = "INSERT INTO sales (week, region, product, units, revenue) VALUES (%s, 'North', %s, %s, %s)"
-_UNKNOWN = "SELECT effect_id, job_id, effect_key, attempt FROM aihandoff.effects WHERE state = %s"
+_OPEN_TASKS = """
+    SELECT task_id, coalesce(state, 'not scheduled'), try_number FROM task_instance
+    WHERE dag_id = %s AND run_id = %s AND state IS DISTINCT FROM 'success' ORDER BY task_id"""
+_LATE_RETRIES = """
+    SELECT dag_id, run_id, array_agg(task_id) FROM task_instance
+    WHERE run_id = ANY(%s) AND state = 'up_for_retry' AND end_date > now() + interval '1 minute'
+    GROUP BY dag_id, run_id"""
 
 Run = tuple[str, str]
 
@@ -46,9 +51,9 @@ class Batch:
     """The id that the newest job had before."""
     runs: list[Run] = field(default_factory=list)
     held: set[int] = field(default_factory=set)
-    """The jobs of which a person had to resolve a write."""
+    """The jobs of which a person had to resolve a write or a lost request."""
     cleared: dict[Run, int] = field(default_factory=dict)
-    """How often a person has cleared each run that had failed."""
+    """How often a person has cleared each run, since it had failed or its retry was late."""
     revived: list[str] = field(default_factory=list)
     """The nodes that ended by themselves, and were started again."""
 
@@ -119,6 +124,13 @@ class Traffic:
             rows = connection.execute(query, [[run_id for _, run_id in batch.runs]]).fetchall()
         return {(row[0], row[1]): str(row[2]) for row in rows}
 
+    def in_words(self, run: Run) -> str:
+        """A run that has not ended, with what its tasks are at."""
+        with self._stack.databases.metadata.connect(METADATA_DATABASE) as connection:
+            tasks = connection.execute(_OPEN_TASKS, [*run]).fetchall()
+        states = ", ".join(f"{task_id} is {state} (try {number})" for task_id, state, number in tasks)
+        return f"{' '.join(run)} has not ended: {states or 'no task is under way'}"
+
     def unreadable_logs(self, batch: Batch) -> list[str]:
         """The tasks of the set whose log the API server cannot show: it is on the node that ran the task."""
         dag_id, run_id = batch.runs[0]
@@ -150,40 +162,32 @@ class Traffic:
         return True
 
     def _resolve(self, batch: Batch) -> None:
-        """Resolve writes whose outcome is unknown, from the log of the target."""
-        with self._stack.databases.connect_ledger() as connection:
-            unknown = connection.execute(_UNKNOWN, [EffectState.UNKNOWN.value]).fetchall()
-        if not unknown:
-            return
-        headers = {"Accept": "application/json"}
-        requests = httpx.get(f"{BUSINESS_URL}/witness", headers=headers, timeout=30, trust_env=False).json()["requests"]
-        applied = {each["idempotency_key"]: each["record_id"] for each in requests if each["outcome"] == "APPLIED"}
         with self._stack.open_ledger() as ledger:
-            for effect_id, job_id, key, attempt in unknown:
-                ledger.effects.resolve(
-                    effect_id,
-                    applied=key in applied,
-                    external_id=applied.get(key),
-                    actor=Actor.user(REVIEWER),
-                    why="searched the target's log",
-                    attempt=attempt,
-                )
-                batch.held.add(job_id)
+            batch.held |= resolve_writes(ledger, lambda: read_json(f"{BUSINESS_URL}/witness")["requests"])
+            batch.held |= send_lost_requests_again(
+                ledger, lambda: read_json(f"{OPENAI_URL}/standin/responses")["responses"]
+            )
 
     def _clear(self, batch: Batch) -> None:
-        failed = [run for run, state in self.states(batch).items() if state == "failed"]
-        for run in failed:
-            if batch.cleared.get(run, 0) < MOST_CLEARS:
+        """Clear what has failed, and what waits for a retry that is late by as much as a worker's clock was ahead."""
+        for run, state in self.states(batch).items():
+            if state == "failed" and self._may_clear(batch, run):
                 self._requester.clear(*run, only_failed=True)
-                batch.cleared[run] = batch.cleared.get(run, 0) + 1
+        with self._stack.databases.metadata.connect(METADATA_DATABASE) as connection:
+            late = connection.execute(_LATE_RETRIES, [[run_id for _, run_id in batch.runs]]).fetchall()
+        for dag_id, run_id, task_ids in late:
+            if self._may_clear(batch, (dag_id, run_id)):
+                self._requester.clear(dag_id, run_id, task_ids)
+
+    def _may_clear(self, batch: Batch, run: Run) -> bool:
+        """Whether a person has not cleared the run too often; if not, counts it."""
+        before = batch.cleared.get(run, 0)
+        if before < MOST_CLEARS:
+            batch.cleared[run] = before + 1
+        return before < MOST_CLEARS
 
     def _newest_job(self) -> int:
         with self._stack.databases.connect_ledger() as connection:
             row = connection.execute("SELECT coalesce(max(job_id), 0) FROM aihandoff.jobs").fetchone()
         assert row is not None
         return int(row[0])
-
-
-def names(runs: Sequence[Run]) -> str:
-    """Runs, for a message."""
-    return ", ".join(f"{dag_id} {run_id}" for dag_id, run_id in runs)

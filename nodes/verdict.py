@@ -91,8 +91,8 @@ def longest_pause(stack: Stack, *, after: int, since: float) -> float:
 
 
 def _rows(stack: Stack, ledger: Ledger, records: Sequence[JobRecord], after: int) -> list[Row]:
-    requests = _json(f"{BUSINESS_URL}/witness")["requests"]
-    responses = _json(f"{OPENAI_URL}/standin/responses")["responses"]
+    requests = read_json(f"{BUSINESS_URL}/witness")["requests"]
+    responses = read_json(f"{OPENAI_URL}/standin/responses")["responses"]
     with stack.databases.connect_ledger() as connection:
         earlier = connection.execute(_EARLIER, [after]).fetchall()
     keys, reports = {row[0] for row in earlier}, {row[1] for row in earlier if row[2] == "postgres"}
@@ -104,7 +104,7 @@ def _rows(stack: Stack, ledger: Ledger, records: Sequence[JobRecord], after: int
         histories_unbroken(records),
         jobs_ended(records),
         webhooks_delivered(
-            ledger.inbox.entries(limit=MOST_WEBHOOKS), _json(f"{OPENAI_URL}/standin/webhooks")["attempts"]
+            ledger.inbox.entries(limit=MOST_WEBHOOKS), read_json(f"{OPENAI_URL}/standin/webhooks")["attempts"]
         ),
     ]
 
@@ -120,9 +120,10 @@ def _report_ids(stack: Stack) -> set[str]:
 
 
 def _webhooks_delivered() -> bool:
-    return bool(_json(f"{OPENAI_URL}/standin/webhooks")["due"] == 0)
+    return bool(read_json(f"{OPENAI_URL}/standin/webhooks")["due"] == 0)
 
 
-def _json(url: str) -> Any:
+def read_json(url: str) -> Any:
+    """What a system outside answers."""
     headers = {"Accept": "application/json"}
     return httpx.get(url, headers=headers, timeout=PATIENCE_SECONDS, trust_env=False).raise_for_status().json()
