@@ -85,6 +85,27 @@ def lost_tasks(owners: Collection[Owner], ask: AskStates) -> set[Owner]:
     return {owner for owner, state in _states(owners, ask).items() if state in lost}
 
 
+def is_under_way(context: Context, task: Any) -> bool:
+    """Whether a task of this run, with this map index, has not ended; also where Airflow does not answer.
+
+    :param task: None where there is none.
+    """
+    from airflow_provider_aihandoff.core.models import Owner
+
+    if task is None:
+        return False
+    own = owner_of(context)
+    other = Owner(own.dag_id, own.run_id, task.task_id, own.map_index, "", 0)
+
+    def ask(dag_id: str, task_id: str, run_ids: list[str]) -> Mapping[str, Mapping[str, Any]]:
+        ti: Any = context["ti"]
+        answer: Mapping[str, Mapping[str, Any]] = ti.get_task_states(dag_id=dag_id, task_ids=[task_id], run_ids=run_ids)
+        return answer
+
+    state = _states([other], ask).get(other, "")
+    return state is not None and state not in ENDED_TASK_STATES
+
+
 def _states(owners: Collection[Owner], ask: AskStates) -> dict[Owner, str | None]:
     """The states of task instances, whichever attempt runs now; without those of which Airflow says nothing.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -31,11 +31,12 @@ from airflow_provider_aihandoff.core.states import EffectState
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook
 from airflow_provider_aihandoff.operators import notices
 from airflow_provider_aihandoff.operators.asset_events import announce_set, check_type, declared
+from airflow_provider_aihandoff.operators.job_tasks import approval_task
 from airflow_provider_aihandoff.operators.planning import ask_again, effects_before
 from airflow_provider_aihandoff.operators.retries import final_errors, is_retry
 from airflow_provider_aihandoff.operators.waiting import INLINE_SECONDS
 from airflow_provider_aihandoff.targets.connections import kept
-from airflow_provider_aihandoff.task_states import owner_of
+from airflow_provider_aihandoff.task_states import is_under_way, owner_of
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseNotifier, Context
@@ -62,6 +63,13 @@ _NAMED = 20
 #: Seconds for which a task waits in the triggerer at most, before it tries again what is held.
 _LONGEST_WAIT = 300.0
 
+#: Seconds for which a task waits for decisions at most, before it reads the set again; and where the approval task has
+#: not asked about every job, of which some may have no plan.
+_DECISIONS_WAIT, _ASKING_WAIT = 3600.0, 60.0
+
+#: Seconds that a decision takes at most from its time in the ledger until others see it.
+_COMMITTED_WITHIN = 10.0
+
 #: Seconds after which a write is sent again with the same key whose outcome is unknown.
 _SENT_AGAIN_AFTER = 1.0
 
@@ -77,6 +85,7 @@ class EffectTask(Protocol):
     outlets: list[Any]
     ledger_conn_id: str | None
     write_at_once: int
+    wait_for_decisions: bool
     hold_timeout: timedelta | None
     fail_when: float | int | None
     retries: int | None
@@ -190,6 +199,7 @@ def apply_to_set(task: EffectTask, context: Context, set_id: int, event: Any) ->
         writing = _Writing(task, context, ledger, set_id)
         done = _Pass()
         while True:
+            decisions = _decisions(task, context, ledger, set_id)
             writing.all(done, not_now=not_now, refused=refused)
             refused = False
             seconds = _seconds(done)
@@ -198,15 +208,44 @@ def apply_to_set(task: EffectTask, context: Context, set_id: int, event: Any) ->
             asked = max((wait.not_now for wait in done.waits), default=0)
             not_now = min(not_now + 1, _NOT_NOW_TIMES) if asked else 0
             if seconds > INLINE_SECONDS or done.held:
-                _defer(task, ledger, set_id, seconds, not_now)
+                _defer(task, ledger, set_id, seconds, not_now, decisions)
             time.sleep(seconds)
             done = done.again()
         writing.notify(done.persons)
-        if (left := writing.seconds_for_people(done.persons)) > 0:
-            _defer(task, ledger, set_id, min(left, _LONGEST_WAIT), 0)
+        waits = [left for left in [writing.seconds_for_people(done.persons)] if left > 0]
+        if decisions is not None:
+            waits.append(_LONGEST_WAIT if done.ended_as(_NOT_NOW) else decisions.seconds)
+        if waits:
+            _defer(task, ledger, set_id, min(*waits, _DECISIONS_WAIT), 0, decisions)
         ended = _end(task, ledger, set_id, done)
         announce_set(task, context, ledger, set_id)
         return ended
+
+
+@dataclass(frozen=True)
+class _Decisions:
+    """Decisions that a task waits for.
+
+    :param since: jobs that were approved later may not be among those that the task has read.
+    :param seconds: for how long it waits at most, before it reads the set again.
+    """
+
+    since: datetime
+    seconds: float
+
+
+def _decisions(task: EffectTask, context: Context, ledger: Ledger, set_id: int) -> _Decisions | None:
+    """What the task waits for beside its writes; None where every job is decided, or it waits for none."""
+    if not task.wait_for_decisions:
+        return None
+    since = ledger.now() - timedelta(seconds=_COMMITTED_WITHIN)
+    left = ledger.sets.undecided(set_id)
+    if left.asked:
+        return _Decisions(since, _DECISIONS_WAIT)
+    # A job whose plan does not render is never asked about: it waits for no one once the approval task has ended.
+    if left.unasked and is_under_way(context, approval_task(context["dag"], task.job_source)):
+        return _Decisions(since, _ASKING_WAIT)
+    return None
 
 
 class _Writing:
@@ -336,7 +375,9 @@ def _seconds(done: _Pass) -> float | None:
     return min(soonest, _LONGEST_WAIT)
 
 
-def _defer(task: EffectTask, ledger: Ledger, set_id: int, seconds: float, not_now: int) -> None:
+def _defer(
+    task: EffectTask, ledger: Ledger, set_id: int, seconds: float, not_now: int, decisions: _Decisions | None
+) -> None:
     """Wait until something changes, or for so long.
 
     :raises TaskDeferred: always.
@@ -351,6 +392,7 @@ def _defer(task: EffectTask, ledger: Ledger, set_id: int, seconds: float, not_no
             set_id=set_id,
             phase="write",
             effect=task.task_id,
+            since=None if decisions is None else decisions.since.isoformat(),
             ledger_conn_id=LedgerHook(task.ledger_conn_id).ledger_conn_id,
             until=(now + timedelta(seconds=seconds)).isoformat(),
             until_anyway=True,

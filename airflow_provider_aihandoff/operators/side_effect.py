@@ -138,6 +138,9 @@ class SideEffectOperator(RendersText):
     :param notifiers: Airflow's notifiers, called in the worker once for each time that the write waits for a person;
         by default those of the job's ``ApprovalSensor``.
     :param write_at_once: how many jobs of a set are written at the same time.
+    :param wait_for_decisions: write the jobs of a set that are approved while others wait for their decision, and wait
+        for those without a worker slot. Have the task follow the one that drafts, beside the approval task and not
+        after it.
     :param fail_when: fail the task when so many jobs of a set could not be written: a share of them as a float
         (``0.05``), or a number as an int. By default it fails when none could.
     :param ledger_conn_id: connection of the ledger; by default ``[aihandoff] ledger_conn_id``.
@@ -199,6 +202,7 @@ class SideEffectOperator(RendersText):
         max_wait: timedelta | None = None,
         notifiers: Sequence[BaseNotifier] | None = None,
         write_at_once: int = 8,
+        wait_for_decisions: bool = False,
         fail_when: float | int | None = None,
         ledger_conn_id: str | None = None,
         retries: int | None = RETRIES,
@@ -229,6 +233,7 @@ class SideEffectOperator(RendersText):
         self.max_wait = checked_max_wait(max_wait)
         self.notifiers = None if notifiers is None else list(notifiers)
         self.write_at_once = write_at_once
+        self.wait_for_decisions = wait_for_decisions
         self.fail_when = checked_fail_when(fail_when)
         self.ledger_conn_id = ledger_conn_id
         self.outlets = as_aliases(self.outlets)

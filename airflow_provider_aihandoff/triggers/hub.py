@@ -29,6 +29,7 @@ from airflow_provider_aihandoff.triggers.waits import (
     PolledWait,
     ResponseWait,
     ReviewWait,
+    SetDecisionWait,
     SetReviewWait,
     SubmissionWait,
     Wait,
@@ -62,6 +63,7 @@ _OVER: Mapping[type[Wait], Callable[[wake_queries.AsyncConnection, Sequence[Any]
     ReviewWait: wake_queries.answered_reviews,
     EffectWait: wake_queries.changed_effects,
     SetReviewWait: wake_queries.changed_sets,
+    SetDecisionWait: wake_queries.decided_sets,
     BatchWait: wake_queries.ended_batches,
 }
 
@@ -287,7 +289,7 @@ class Hub:
             for response in responses:
                 if status := ended.get((response.job_id, response.revision)):
                     response.end(status)
-        for kind in (SubmissionWait, ReviewWait, EffectWait, SetReviewWait, BatchWait):
+        for kind in (SubmissionWait, ReviewWait, EffectWait, SetReviewWait, SetDecisionWait, BatchWait):
             for batch in _batches(wait for wait in waits if isinstance(wait, kind)):
                 async with asyncio.timeout(_QUERY_TIMEOUT):
                     over = await _OVER[kind](connection, [wait.key for wait in batch])

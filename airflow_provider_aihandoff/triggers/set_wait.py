@@ -28,6 +28,7 @@ from airflow_provider_aihandoff.triggers.waits import (
     EffectWait,
     PolledWait,
     ResponseWait,
+    SetDecisionWait,
     SetReviewWait,
     SubmissionWait,
     TimeWait,
@@ -66,7 +67,8 @@ class SetTrigger(BaseTrigger):
     OpenAI no longer knows.
 
     :param phase: what is waited for.
-    :param since: of a review: when the task read the jobs last; absolute, ISO 8601.
+    :param since: of a review: when the task read the jobs last. Of a write: since when a job was approved, where the
+        task waits for decisions. Absolute, ISO 8601.
     :param effect: of a write: the id of the task whose effects are waited for.
     :param not_now: how many times in a row the target has asked to come back later; handed back in the event.
     :param move_at: when what is not done by then is moved to a faster transport; absolute, ISO 8601.
@@ -162,10 +164,15 @@ class SetTrigger(BaseTrigger):
     async def _waits(self) -> list[Wait]:
         """What is waited for, one by one, as the ledger has it now."""
         if self.phase == "write":
-            effects = await self._patiently(lambda ledger: ledger.sets.waiting_effects(self.set_id, str(self.effect)))
+            task_id = str(self.effect)
+            effects = await self._patiently(lambda ledger: ledger.sets.waiting_effects(self.set_id, task_id))
+            decisions = [] if self.since is None else [SetDecisionWait(self.set_id, task_id, self.since)]
             return [
-                EffectWait(each.job_id, each.effect_id, each.state.value, each.attempt, held=each.held_kind is not None)
-                for each in effects
+                *(
+                    EffectWait(e.job_id, e.effect_id, e.state.value, e.attempt, held=e.held_kind is not None)
+                    for e in effects
+                ),
+                *decisions,
             ]
         review = self.phase == "review"
         rows = await self._patiently(

@@ -186,6 +186,29 @@ class EffectWait(Wait):
         return self.effect_id, self.state, self.attempt, self.held
 
 
+class SetDecisionWait(Wait):
+    """A wait of a task that writes for a set until a job was approved that it can write, or every job is decided.
+
+    :param task_id: the task's.
+    :param since: only jobs that were approved later, by the ledger's clock.
+    """
+
+    __slots__ = ("set_id", "since", "task_id")
+
+    is_urgent = True
+
+    def __init__(self, set_id: int, task_id: str, since: str) -> None:
+        super().__init__(job_id=0)
+        self.set_id = set_id
+        self.task_id = task_id
+        self.since = since
+
+    @property
+    def key(self) -> tuple[int, str, str]:
+        """What the ledger is asked about."""
+        return self.set_id, self.task_id, self.since
+
+
 class SetReviewWait(Wait):
     """A wait until every job of a set is decided, or one of them needs its task: it was edited, for example.
 

@@ -86,6 +86,24 @@ _CHANGED_SETS = """
             WHERE j.set_id = waiting.set_id AND j.state = 'queued' AND r.changes IS NOT NULL AND r.state = 'queued'
                 AND r.submit_lease_until IS NULL AND r.held_kind IS NULL)"""
 
+#: Of these sets, the ones in which a job was approved since, of which the task has not tried the write yet; or no job
+#: waits for a decision, or for a change, any longer.
+_DECIDED_SETS = """
+    SELECT waiting.set_id, waiting.task_id, waiting.since
+    FROM unnest(%(set_ids)s::bigint[], %(task_ids)s::text[], %(since)s::text[]) AS waiting (set_id, task_id, since)
+    WHERE EXISTS (
+            SELECT FROM aihandoff.jobs AS j WHERE j.set_id = waiting.set_id AND j.state = 'approved'
+                AND j.updated_at > waiting.since::timestamptz
+                AND NOT EXISTS (
+                    SELECT FROM aihandoff.effects AS e WHERE e.job_id = j.job_id AND e.revision = j.revision
+                        AND e.undoes IS NULL AND e.task_id = waiting.task_id
+                        AND (e.state <> 'planned' OR e.held_kind IS NOT NULL)))
+        OR NOT EXISTS (SELECT FROM aihandoff.jobs AS j WHERE j.set_id = waiting.set_id AND j.state = 'review')
+            AND NOT EXISTS (
+                SELECT FROM aihandoff.jobs AS j
+                JOIN aihandoff.revisions AS r ON r.job_id = j.job_id AND r.number = j.revision
+                WHERE j.set_id = waiting.set_id AND j.state IN ('queued', 'running') AND r.changes IS NOT NULL)"""
+
 #: Of these batches, the ones of which the ledger knows that they have ended, or that are over.
 _ENDED_BATCHES = """
     SELECT batch_id FROM aihandoff.batches
@@ -227,6 +245,16 @@ async def changed_sets(connection: AsyncConnection, waiting: Sequence[tuple[int,
     values = {"set_ids": [set_id for set_id, _ in waiting], "since": [since for _, since in waiting]}
     cursor = await connection.execute(_CHANGED_SETS, values)
     return {(row["set_id"], row["since"]) for row in await cursor.fetchall()}
+
+
+async def decided_sets(
+    connection: AsyncConnection, waiting: Sequence[tuple[int, str, str]]
+) -> set[tuple[int, str, str]]:
+    """Of these ``(set id, task id, since when)``, the ones for which the task has something to do."""
+    names = ("set_ids", "task_ids", "since")
+    values = {name: [key[place] for key in waiting] for place, name in enumerate(names)}
+    cursor = await connection.execute(_DECIDED_SETS, values)
+    return {(row["set_id"], row["task_id"], row["since"]) for row in await cursor.fetchall()}
 
 
 async def ended_batches(connection: AsyncConnection, batch_ids: Sequence[int]) -> set[int]:

@@ -176,6 +176,13 @@ _UNASKED = f"""
     WHERE set_id = %(set_id)s AND job_id > %(after)s
         AND (state = 'review' AND review_digest IS NULL OR %(again)s AND state IN ('review', 'approved', 'applying'))
     ORDER BY job_id LIMIT %(limit)s"""
+_UNDECIDED = """
+    SELECT count(*) FILTER (WHERE j.review_digest IS NOT NULL OR j.state <> 'review') AS asked,
+        count(*) FILTER (WHERE j.review_digest IS NULL AND j.state = 'review') AS unasked
+    FROM aihandoff.jobs AS j
+    WHERE j.set_id = %s AND (j.state = 'review' OR j.state IN ('queued', 'running') AND EXISTS (
+        SELECT FROM aihandoff.revisions AS r
+        WHERE r.job_id = j.job_id AND r.number = j.revision AND r.changes IS NOT NULL))"""
 _WAITING_EFFECTS = f"""
     SELECT {columns(Effect, "e")} FROM aihandoff.jobs AS j
     JOIN aihandoff.effects AS e ON e.job_id = j.job_id AND e.revision = j.revision
@@ -246,6 +253,18 @@ class Sendable:
     job_id: int
     job_type: str
     job_key: str
+
+
+@dataclass(frozen=True)
+class Undecided:
+    """How many jobs of a set wait for a decision.
+
+    :param asked: people are asked about them, or want another revision of them.
+    :param unasked: their plan is yet to be rendered, or cannot be.
+    """
+
+    asked: int
+    unasked: int
 
 
 class Sets:
@@ -413,6 +432,11 @@ class Sets:
         """
         values = {"set_id": set_id, "again": again, "after": after, "limit": PAGE}
         return [Job(**row) for row in self._all(_UNASKED, values)]
+
+    def undecided(self, set_id: int) -> Undecided:
+        """How many jobs of a set wait for a decision."""
+        (row,) = self._all(_UNDECIDED, (set_id,))
+        return Undecided(**row)
 
     def waiting_effects(self, set_id: int, task_id: str) -> list[Effect]:
         """The effects of one task for the jobs of a set of which the outcome is not known, or which are held."""

@@ -19,8 +19,10 @@ class Post(BaseModel):
     body: str
 
 
-@dag(schedule=None, params={"number": 50, "prefix": "set"})
-def ticket_set() -> None:
+PARAMS = {"number": 50, "prefix": "set"}
+
+
+def define(*, wait_for_decisions: bool = False) -> None:
     @task(retries=3, retry_delay=timedelta(seconds=1))
     def tickets(params: dict[str, Any] | None = None) -> list[dict[str, str]]:
         assert params is not None
@@ -49,9 +51,24 @@ def ticket_set() -> None:
         external_id_path="$.id",
         idempotent=True,
         write_at_once=4,
+        wait_for_decisions=wait_for_decisions,
         retry_delay=timedelta(seconds=1),
     )
-    draft >> approve >> write
+    if wait_for_decisions:
+        draft >> [approve, write]
+    else:
+        draft >> approve >> write
+
+
+@dag(schedule=None, params=PARAMS)
+def ticket_set() -> None:
+    define()
+
+
+@dag(schedule=None, params=PARAMS)
+def ticket_set_written_as_decided() -> None:
+    define(wait_for_decisions=True)
 
 
 ticket_set()
+ticket_set_written_as_decided()

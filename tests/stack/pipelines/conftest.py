@@ -19,7 +19,14 @@ from tests.mail import Mailbox, mail_server
 from tests.target import Answer, Target, serve
 
 OTHER_DAGS = {"slow_draft", "watched_draft", "attended_draft", "function_effect", "aihandoff_rollback"}
-OTHER_DAGS |= {"ticket_set", "notified", "notified_both", "notified_by_policy", "order_lines"}
+OTHER_DAGS |= {
+    "ticket_set",
+    "ticket_set_written_as_decided",
+    "notified",
+    "notified_both",
+    "notified_by_policy",
+    "order_lines",
+}
 OTHER_DAGS |= {"refined"} if RELEASE >= (3, 4) else set()
 OTHER_DAGS |= {"escalated", "expires_rejected", "expires_failed", "expires_by_policy"}
 

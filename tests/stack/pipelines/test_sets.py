@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from airflow_provider_aihandoff.core.ledger import Ledger
+from airflow_provider_aihandoff.core.models import Job
 from airflow_provider_aihandoff.core.states import JobState
 from demo.airflow_api import AirflowApi
 from demo.local import LocalDemo
@@ -56,3 +59,34 @@ def test_a_set_of_fifty_is_drafted_decided_by_a_person_and_written_though_the_tr
     assert admin.wait_for_run("ticket_set", run_id) == "success"
     assert len(responses(demo)) - before == NUMBER
     assert len([path for _, path in writes(demo) if "/posts/fifty-" in path]) == NUMBER - 1
+
+
+def test_what_is_approved_is_written_while_the_rest_waits_for_its_decision(
+    demo: LocalDemo, admin: AirflowApi, ledger: Ledger
+) -> None:
+    dag_id, number = "ticket_set_written_as_decided", 4
+    run_id = admin.trigger(dag_id, {"number": number, "prefix": "decided"})
+
+    def jobs() -> list[Job]:
+        return ledger.jobs(dag_id=dag_id, run_id=run_id, oldest_first=True, limit=number)
+
+    def asked() -> bool:
+        return len(jobs()) == number and all(job.review_digest for job in jobs())
+
+    def ended(job_id: int) -> bool:
+        return ledger.job(job_id).state in (JobState.COMPLETED, JobState.REJECTED)
+
+    wait_until(asked, "every job of the set to wait for a decision", timeout_seconds=300)
+    bob = demo.airflow.api("bob")
+    for done, job in enumerate(jobs()):
+        verdict = "reject" if job.job_key == "decided-2" else "approve"
+        body = {"verdict": verdict, "digest": job.review_digest}
+        assert bob.request("POST", f"{API}/jobs/{job.job_id}/decisions", json=body).status_code == 200
+        wait_until(partial(ended, job.job_id), f"{job.label} to be written while the others wait", timeout_seconds=120)
+        assert [each.state for each in jobs()][done + 1 :] == [JobState.REVIEW] * (number - done - 1)
+        if done + 1 < number:
+            assert admin.task_states(dag_id, run_id)["write", -1] not in ("success", "failed")
+    assert admin.wait_for_run(dag_id, run_id) == "success"
+
+    assert admin.xcom(dag_id, run_id, "write")["said"] == "3 applied, 1 rejected"
+    assert len([path for _, path in writes(demo) if "/posts/decided-" in path]) == number - 1, "each is written once"

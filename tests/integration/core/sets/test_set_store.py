@@ -15,10 +15,11 @@ from airflow_provider_aihandoff.core.jobs.attach import Attachment
 from airflow_provider_aihandoff.core.jobs.job_filter import JobFilter
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import JobSpec
+from airflow_provider_aihandoff.core.review.rules import Person
 from airflow_provider_aihandoff.core.sets.set_record import JobSet, LeftOut, LeftOutItem, LeftOutReason
-from airflow_provider_aihandoff.core.sets.set_store import SetSpec
+from airflow_provider_aihandoff.core.sets.set_store import SetSpec, Undecided
 from airflow_provider_aihandoff.core.states import JobState, ResponseStatus
-from tests.factories import CHEAP, LEASE, OWNER, TEST, draft, job_spec
+from tests.factories import CHEAP, LEASE, OWNER, TEST, approve, ask, draft, job_spec
 
 SPEC = SetSpec("publishing", "nightly", "alice", OWNER, timedelta(hours=1))
 
@@ -181,3 +182,21 @@ def test_two_that_open_the_same_jobs_at_once_make_each_once(ledger: Ledger, job_
     other = ledger.submission.open_many(specs(job_set, "a", "b"))
     assert not any(isinstance(each, HandoffError) for each in (*found, *other))
     assert ledger.sets.total(job_set.set_id).jobs == 2
+
+
+def test_it_says_how_many_jobs_wait_for_a_decision(ledger: Ledger, job_set: JobSet) -> None:
+    decided, asked, changed, unasked = (
+        draft(ledger, each, response_id=f"resp_{each.job_key}")
+        for each in specs(job_set, "decided", "asked", "changed", "unasked")
+    )
+    approve(ledger, ask(ledger, decided))
+    waiting = [ask(ledger, job) for job in (asked, changed)]
+    ledger.reviews.decide(
+        changed.job_id,
+        "request changes",
+        digest=str(waiting[1].review_digest),
+        person=Person("bob"),
+        comment="Shorter.",
+    )
+    assert ledger.sets.undecided(job_set.set_id) == Undecided(asked=2, unasked=1)
+    assert unasked.state is JobState.REVIEW
