@@ -27,7 +27,7 @@ from airflow_provider_aihandoff.core.errors import (
     SetRefused,
 )
 from airflow_provider_aihandoff.core.jobs.attach import Attachment
-from airflow_provider_aihandoff.core.sets.crew import Crew
+from airflow_provider_aihandoff.core.sets.crew import Crew, frozen
 from airflow_provider_aihandoff.core.sets.fail_when import checked_fail_when, too_many
 from airflow_provider_aihandoff.core.sets.transport import WINDOWS, Transport, moves_at
 from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, JobState, RevisionState
@@ -530,14 +530,15 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
                 batches = opened.enter_context(sender)
             yield _Sending(self, leg, found, crew, batches)
 
-    def _crew(self, leg: _Leg) -> Crew[str]:
+    @contextmanager
+    def _crew(self, leg: _Leg) -> Iterator[Crew[str]]:
         """Threads that send and read; what each piece of work came to is counted.
 
         There are more of them than are sent at once: most wait for others, to share a transaction with them.
         """
-        crew = Crew(_THREADS * self.send_at_once, leg.count)
-        leg.steps.others = crew.__len__
-        return crew
+        with frozen(), Crew(_THREADS * self.send_at_once, leg.count) as crew:
+            leg.steps.others = crew.__len__
+            yield crew
 
     def _has_room(self, leg: _Leg, crew: Crew[str], found: JobSet) -> bool:
         """Whether one more may be in flight: at once, or as soon as one of those that are has ended. False where none

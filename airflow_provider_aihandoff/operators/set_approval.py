@@ -18,6 +18,7 @@ from airflow_provider_aihandoff.core.generation.settle import ResponseUnreadable
 from airflow_provider_aihandoff.core.generation.stop import give_up
 from airflow_provider_aihandoff.core.generation.submit import NotSubmitted
 from airflow_provider_aihandoff.core.review.rules import due_times
+from airflow_provider_aihandoff.core.sets.crew import frozen
 from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, JobState, RevisionState
 from airflow_provider_aihandoff.hooks.ledger import LedgerHook
 from airflow_provider_aihandoff.hooks.model_provider import providers
@@ -117,7 +118,7 @@ def approve_set(sensor: ApprovalTask, context: Context, set_id: int, event: Any)
     with final_errors(sensor.ledger_conn_id), LedgerHook(sensor.ledger_conn_id).get_conn() as ledger:
         since = ledger.now()
         again = _follow_changes(sensor, context, ledger, set_id)
-        with kept():
+        with kept(), frozen():
             not_asked = _ask_about_all(sensor, context, ledger, set_id, again=event is None)
         left = _undecided(sensor, context, ledger, set_id)
         sent = _notify(sensor, context, ledger, set_id, left)

@@ -24,7 +24,7 @@ from airflow_provider_aihandoff.core.errors import (
 )
 from airflow_provider_aihandoff.core.jobs.job_view import view
 from airflow_provider_aihandoff.core.models import Effect
-from airflow_provider_aihandoff.core.sets.crew import Crew
+from airflow_provider_aihandoff.core.sets.crew import Crew, frozen
 from airflow_provider_aihandoff.core.sets.fail_when import too_many
 from airflow_provider_aihandoff.core.sets.shared_steps import SharedWrites
 from airflow_provider_aihandoff.core.states import EffectState
@@ -265,7 +265,7 @@ class _Writing:
             for job, result in results:
                 self._take(done, job, result)
 
-        with kept(), Crew(self._task.write_at_once, collect) as crew:
+        with kept(), frozen(), Crew(self._task.write_at_once, collect) as crew:
             self._steps.others = crew.__len__
             while page := self._ledger.sets.writable(self._set_id, self._task.task_id, refused=refused, after=after):
                 for job, revision in self._with_revisions(page):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -15,6 +16,19 @@ T = TypeVar("T")
 #: Pieces of work that are handed over before they are begun, for each thread: enough to keep them busy, so that what
 #: produces the work needs no more memory the more of it there is.
 _HANDED_OVER = 2
+
+
+@contextmanager
+def frozen() -> Iterator[None]:
+    """For as long as many small pieces of work are done: keep what is there by now out of each search for garbage.
+
+    It is mostly what Airflow has imported, and to go through it takes half a second.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 class Crew(Generic[T]):
@@ -34,9 +48,6 @@ class Crew(Generic[T]):
         self._ended: SimpleQueue[Future[T]] = SimpleQueue()
 
     def __enter__(self) -> Self:
-        # What is there by now, mostly what Airflow has imported, stays: to go through it for garbage takes half a
-        # second, again and again while many pieces of work make some.
-        gc.freeze()
         return self
 
     def __exit__(
@@ -47,7 +58,6 @@ class Crew(Generic[T]):
                 self.finish()
         finally:
             self._pool.shutdown(wait=True, cancel_futures=True)
-            gc.unfreeze()
 
     def give(self, work: Callable[..., T], *arguments: Any) -> None:
         """Hand over a piece of work; waits while there is enough for every thread.

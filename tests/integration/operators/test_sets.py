@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections import Counter
@@ -227,6 +228,22 @@ def test_a_set_is_drafted_decided_and_written(
     assert again.state == "success", again.errors
     assert again.xcoms["write"]["said"] == "7 applied"
     assert (len(target.received), requests_of(stand_in)) == (7, 7), "nothing is paid or written twice"
+
+
+def test_what_the_process_has_imported_is_left_out_of_each_search_for_garbage_while_jobs_are_planned(
+    dags: Dags,
+) -> None:
+    frozen = list[int]()
+
+    class Counting(Policy):
+        def decide(self, job: Any, plan: Any) -> Any:
+            frozen.append(gc.get_freeze_count())
+            return super().decide(job, plan)
+
+    done = dags.run(dags.make(lambda: pipeline(policy=Counting())))
+    assert done.state == "success", done.errors
+    assert min(frozen) > 10_000
+    assert gc.get_freeze_count() == 0
 
 
 def test_what_a_person_decides_ends_the_wait_and_the_rest_is_written(
