@@ -139,7 +139,9 @@ class Stack:
         self.supervisor = Supervisor()
         self.keys = Keys()
         self.down: set[str] = set()
-        """The nodes that are meant to be down."""
+        """What is meant to be down."""
+        self.services: list[str] = []
+        """What runs beside the nodes and the databases."""
         self.settings = Settings(home / "nodes", self.shared, databases, self.keys)
 
     @property
@@ -192,28 +194,32 @@ class Stack:
         guardian.signal_all(self.process(node).descendants(), number)
 
     def revive(self) -> list[str]:
-        """Start the nodes that have ended by themselves, as a supervisor of processes does; return which."""
-        ended = [
-            node
-            for node in self.topology.nodes
-            if node.name not in self.down and not self.supervisor.is_running(node.name)
-        ]
-        for node in ended:
-            self.start(node)
-        return [node.name for node in ended]
+        """Start the nodes and services that have ended by themselves, as a supervisor of processes does.
+
+        :return: which.
+        """
+        names = [*(node.name for node in self.topology.nodes), *self.services]
+        ended = [name for name in names if name not in self.down and not self.supervisor.is_running(name)]
+        for name in ended:
+            self.supervisor.restart(name)
+        return ended
 
     def empty_redis(self) -> None:
         """Kill Redis, and start it with nothing in it."""
+        self.down.add(REDIS)
         self.supervisor.kill(REDIS)
         self.supervisor.stop(REDIS)
         shutil.rmtree(self.home / REDIS)
         (self.home / REDIS).mkdir()
         self.supervisor.start(REDIS)
+        self.down.discard(REDIS)
 
     def restart_nginx(self) -> None:
         """Stop nginx with the requests that are under way, and start it."""
+        self.down.add(NGINX)
         self.supervisor.kill(NGINX)
         self.supervisor.restart(NGINX)
+        self.down.discard(NGINX)
 
     def end_old_primary(self) -> None:
         """Kill the server that took the writes before."""
@@ -338,6 +344,7 @@ def running(home: Path, topology: Topology, *, jobs: int, report: Callable[[str]
         for spec in [*poolers, *stack.specs_of_services()]:
             stack.supervisor.add(spec)
             stack.supervisor.start(spec.name)
+            stack.services.append(spec.name)
         stack.supervisor.wait_healthy()
         report("Migrating Airflow's database")
         migration = ProcessSpec(

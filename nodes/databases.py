@@ -43,6 +43,8 @@ auth_type = scram-sha-256
 auth_file = {folder}/users
 admin_users = {admin}
 query_wait_timeout = 15
+log_connections = 0
+log_disconnections = 0
 pool_mode = session
 default_pool_size = 150
 max_client_conn = 1000
@@ -195,7 +197,7 @@ class Databases:
             os.chown(path, account.pw_uid, account.pw_gid)
         return ProcessSpec(
             name=name,
-            command=(program, "-q", str(folder / "ini")),
+            command=(program, str(folder / "ini")),
             log=logs / f"{name}.log",
             user=(account.pw_uid, account.pw_gid),
         )

@@ -18,7 +18,7 @@ class Result:
     :param cleared: how often a person cleared a run that had failed, or whose retry was late.
     :param unfinished: runs that have not succeeded in time.
     :param unreadable: tasks whose log the API server cannot show.
-    :param revived: nodes that ended by themselves.
+    :param revived: what ended by itself, a node or a service.
     """
 
     name: str

@@ -55,7 +55,7 @@ class Batch:
     cleared: dict[Run, int] = field(default_factory=dict)
     """How often a person has cleared each run, since it had failed or its retry was late."""
     revived: list[str] = field(default_factory=list)
-    """The nodes that ended by themselves, and were started again."""
+    """What ended by itself, and was started again."""
 
     @property
     def posts(self) -> int:
@@ -171,20 +171,14 @@ class Traffic:
     def _clear(self, batch: Batch) -> None:
         """Clear what has failed, and what waits for a retry that is late by as much as a worker's clock was ahead."""
         for run, state in self.states(batch).items():
-            if state == "failed" and self._may_clear(batch, run):
+            if state == "failed" and batch.cleared.get(run, 0) < MOST_CLEARS:
                 self._requester.clear(*run, only_failed=True)
+                batch.cleared[run] = batch.cleared.get(run, 0) + 1
         with self._stack.databases.metadata.connect(METADATA_DATABASE) as connection:
             late = connection.execute(_LATE_RETRIES, [[run_id for _, run_id in batch.runs]]).fetchall()
         for dag_id, run_id, task_ids in late:
-            if self._may_clear(batch, (dag_id, run_id)):
-                self._requester.clear(dag_id, run_id, task_ids)
-
-    def _may_clear(self, batch: Batch, run: Run) -> bool:
-        """Whether a person has not cleared the run too often; if not, counts it."""
-        before = batch.cleared.get(run, 0)
-        if before < MOST_CLEARS:
-            batch.cleared[run] = before + 1
-        return before < MOST_CLEARS
+            self._requester.clear(dag_id, run_id, task_ids)
+            batch.cleared[dag_id, run_id] = batch.cleared.get((dag_id, run_id), 0) + 1
 
     def _newest_job(self) -> int:
         with self._stack.databases.connect_ledger() as connection:

@@ -34,10 +34,13 @@ def check_dag(dag: Any) -> Iterator[Finding]:
     """Examine the effects of one Dag."""
     for source in sources(dag):
         approval, draft = approval_task(dag, source), draft_task(dag, source)
-        for effect in effect_tasks(dag, source):
+        effects = effect_tasks(dag, source)
+        waiting = {effect.task_id for effect in effects if _argument(effect, "wait_for_decisions", False)}
+        for effect in effects:
             subject = f"Dag {dag.dag_id}"
             if approval is not None:
-                if approval.task_id not in effect.get_flat_relative_ids(upstream=True):
+                before = effect.get_flat_relative_ids(upstream=True)
+                if approval.task_id not in before and not waiting & {effect.task_id, *before}:
                     what = f"The effect {effect.task_id!r} does not come after the approval {approval.task_id!r}."
                     fix = f"Set the order: {approval.task_id} >> {effect.task_id}."
                     yield Finding(Level.ERROR, subject, what, "It may run before the decision, and fails then.", fix)
@@ -48,6 +51,10 @@ def check_dag(dag: Any) -> Iterator[Finding]:
 
 
 def _needs_approval(draft: Any) -> bool:
-    partial: Mapping[str, Any] | None = getattr(draft, "partial_kwargs", None)
-    value = draft.approval if partial is None else partial.get("approval", "required")
-    return bool(value == "required")
+    return bool(_argument(draft, "approval", "required") == "required")
+
+
+def _argument(task: Any, name: str, default: Any) -> Any:
+    """An argument of a task, mapped or not."""
+    partial: Mapping[str, Any] | None = getattr(task, "partial_kwargs", None)
+    return getattr(task, name) if partial is None else partial.get(name, default)

@@ -53,6 +53,7 @@ _ENOUGH = 32
 
 #: Why a job is not tried again in a leg.
 _NOT_PLANNED, _REFUSED, _FAILED, _NOT_NOW, _UNKNOWN = "not planned", "refused", "failed", "not now", "unknown"
+_ASKED_AGAIN = "asked again"
 
 #: How many jobs are read at a time with what their templates see.
 _READ_TOGETHER = 100
@@ -63,9 +64,11 @@ _NAMED = 20
 #: Seconds for which a task waits in the triggerer at most, before it tries again what is held.
 _LONGEST_WAIT = 300.0
 
-#: Seconds for which a task waits for decisions at most, before it reads the set again; and where the approval task has
-#: not asked about every job, of which some may have no plan.
-_DECISIONS_WAIT, _ASKING_WAIT = 3600.0, 60.0
+#: Seconds for which a task waits where the approval task has asked about none of the jobs that are left.
+_ASKING_WAIT = 30.0
+
+#: Seconds between two legs that wait for decisions, at least, where the first one had nothing to send.
+_IDLE = 30.0
 
 #: Seconds that a decision takes at most from its time in the ledger until others see it.
 _COMMITTED_WITHIN = 10.0
@@ -154,6 +157,7 @@ class _Pass:
     :param waits: what is to be tried again, but for what waits for a person.
     :param persons: the effects that wait for a person.
     :param problems: what stopped a job, by its label.
+    :param tried: how many jobs had something to write, in this leg.
     :param stopped: the jobs that are not tried again in this leg, each with what became of it in a word.
     """
 
@@ -161,6 +165,7 @@ class _Pass:
     persons: list[Wait] = field(default_factory=list)
     problems: dict[str, str] = field(default_factory=dict)
     stopped: dict[int, str] = field(default_factory=dict)
+    tried: int = 0
 
     def stops(self) -> bool:
         """Whether no more is sent in this leg."""
@@ -176,8 +181,9 @@ class _Pass:
         return sum(word in words for word in self.stopped.values())
 
     def again(self) -> _Pass:
-        """The next one, of the same leg."""
-        return _Pass(problems=self.problems, stopped=self.stopped, persons=self.persons)
+        """The next one, of the same leg. What was asked about again may be approved by now."""
+        stopped = {job_id: why for job_id, why in self.stopped.items() if why != _ASKED_AGAIN}
+        return _Pass(problems=self.problems, stopped=stopped, persons=self.persons, tried=self.tried)
 
 
 def apply_to_set(task: EffectTask, context: Context, set_id: int, event: Any) -> dict[str, Any]:
@@ -204,19 +210,21 @@ def apply_to_set(task: EffectTask, context: Context, set_id: int, event: Any) ->
             refused = False
             seconds = _seconds(done)
             if seconds is None:
+                if decisions is None and task.wait_for_decisions and done.ended_as(_ASKED_AGAIN):
+                    done = done.again()
+                    continue
                 break
             asked = max((wait.not_now for wait in done.waits), default=0)
             not_now = min(not_now + 1, _NOT_NOW_TIMES) if asked else 0
             if seconds > INLINE_SECONDS or done.held:
-                _defer(task, ledger, set_id, seconds, not_now, decisions)
+                writing.defer(done, seconds, None if asked else decisions, not_now=not_now)
             time.sleep(seconds)
             done = done.again()
         writing.notify(done.persons)
         waits = [left for left in [writing.seconds_for_people(done.persons)] if left > 0]
-        if decisions is not None:
-            waits.append(_LONGEST_WAIT if done.ended_as(_NOT_NOW) else decisions.seconds)
+        waits += [] if decisions is None else [decisions.seconds]
         if waits:
-            _defer(task, ledger, set_id, min(*waits, _DECISIONS_WAIT), 0, decisions)
+            writing.defer(done, min(*waits, _LONGEST_WAIT), None if done.ended_as(_NOT_NOW) else decisions)
         ended = _end(task, ledger, set_id, done)
         announce_set(task, context, ledger, set_id)
         return ended
@@ -226,11 +234,12 @@ def apply_to_set(task: EffectTask, context: Context, set_id: int, event: Any) ->
 class _Decisions:
     """Decisions that a task waits for.
 
-    :param since: jobs that were approved later may not be among those that the task has read.
+    :param since: jobs that were approved later may not be among those that the task has read; None where people are
+        asked about none.
     :param seconds: for how long it waits at most, before it reads the set again.
     """
 
-    since: datetime
+    since: datetime | None
     seconds: float
 
 
@@ -241,10 +250,10 @@ def _decisions(task: EffectTask, context: Context, ledger: Ledger, set_id: int) 
     since = ledger.now() - timedelta(seconds=_COMMITTED_WITHIN)
     left = ledger.sets.undecided(set_id)
     if left.asked:
-        return _Decisions(since, _DECISIONS_WAIT)
+        return _Decisions(since, _LONGEST_WAIT)
     # A job whose plan does not render is never asked about: it waits for no one once the approval task has ended.
     if left.unasked and is_under_way(context, approval_task(context["dag"], task.job_source)):
-        return _Decisions(since, _ASKING_WAIT)
+        return _Decisions(None, _ASKING_WAIT)
     return None
 
 
@@ -255,6 +264,7 @@ class _Writing:
         self._task, self._context, self._ledger, self._set_id = task, context, ledger, set_id
         self._key, self._after = ledger.digest_key(), effects_before(context["dag"], task)
         self._steps = SharedWrites(ledger, actor=owner_of(context).actor, most=task.write_at_once)
+        self._asked_again = set[int]()
         task.share_environment()
 
     def all(self, done: _Pass, *, not_now: int, refused: bool) -> None:
@@ -281,6 +291,7 @@ class _Writing:
                         done.problems[job.label] = error.what if isinstance(error, HandoffError) else said(error)
                         done.stopped[job.job_id] = _NOT_PLANNED
                         continue
+                    done.tried += 1
                     crew.give(self._write, job, planned, not_now)
                 after = page[-1].job_id
 
@@ -326,7 +337,10 @@ class _Writing:
                 raise
             except PlanNotApproved as refusal:
                 source, seen = self._task.job_source, self._task.view_of(self._ledger, job.job_id)
-                results.append((job, ask_again(self._context, source, seen, self._ledger, refusal)))
+                answer = ask_again(self._context, source, seen, self._ledger, refusal)
+                if answer is not refusal:
+                    self._asked_again.add(job.job_id)
+                results.append((job, answer))
                 break
             except HandoffError as error:
                 results.append((job, error))
@@ -336,8 +350,7 @@ class _Writing:
         task, ledger, context = self._task, self._ledger, self._context
         return task.apply_one(context, ledger, job.job_id, plan, target, not_now, self._steps)
 
-    @staticmethod
-    def _take(done: _Pass, job: Job, result: Effect | Wait | HandoffError) -> None:
+    def _take(self, done: _Pass, job: Job, result: Effect | Wait | HandoffError) -> None:
         """Count what came of one effect."""
         if isinstance(result, Wait) and (result.held or result.seconds is not None):
             done.waits.append(result)
@@ -348,9 +361,12 @@ class _Writing:
             done.waits.append(Wait(result.effect, _SENT_AGAIN_AFTER, str(result)))
         elif isinstance(result, HandoffError):
             done.problems[job.label] = result.what
-            refused = _REFUSED if isinstance(result, EffectRefused) else _FAILED
-            later = isinstance(result, EffectNotNow | Suspended)  # it was not sent, and a retry sends it
-            done.stopped[job.job_id] = _NOT_NOW if later else refused
+            if isinstance(result, EffectNotNow | Suspended):  # it was not sent, and a retry sends it
+                done.stopped[job.job_id] = _NOT_NOW
+            elif isinstance(result, EffectRefused):
+                done.stopped[job.job_id] = _REFUSED
+            else:
+                done.stopped[job.job_id] = _ASKED_AGAIN if job.job_id in self._asked_again else _FAILED
 
     def notify(self, persons: Sequence[Wait]) -> None:
         """Notify people of writes that wait for them, some of them where there are many."""
@@ -366,6 +382,41 @@ class _Writing:
         shortest = min(self._ledger.effects.seconds_unknown(wait.effect.effect_id) for wait in persons)
         return max(0.0, self._task.hold_timeout.total_seconds() - shortest)
 
+    def defer(self, done: _Pass, seconds: float, decisions: _Decisions | None, *, not_now: int = 0) -> None:
+        """Wait until something changes, or for so long.
+
+        :param decisions: that it waits for beside its writes.
+        :raises TaskDeferred: always.
+        """
+        from airflow_provider_aihandoff.triggers.set_wait import SetTrigger
+
+        task, ledger = self._task, self._ledger
+        _name_problems(task, done)
+        task.log.info("Set %s: %s. Waiting.", self._set_id, _counts(ledger, self._set_id, task))
+        now, since = ledger.now(), None if decisions is None else decisions.since
+        idle = timedelta(seconds=_IDLE) if decisions is not None and not done.tried else timedelta(0)
+        ledger.close()
+        task.defer(
+            trigger=SetTrigger(
+                set_id=self._set_id,
+                phase="write",
+                effect=task.task_id,
+                since=None if since is None else since.isoformat(),
+                ledger_conn_id=LedgerHook(task.ledger_conn_id).ledger_conn_id,
+                until=(now + timedelta(seconds=seconds)).isoformat(),
+                until_anyway=True,
+                not_before=(now + max(settings.seconds("min_deferral"), idle)).isoformat(),
+                poll_interval=settings.number("poll_interval"),
+                not_now=not_now,
+            ),
+            method_name="execute",
+        )
+
+
+def _name_problems(task: EffectTask, done: _Pass) -> None:
+    for label, problem in list(done.problems.items())[:_NAMED]:
+        task.log.warning("%s: %s", label, problem)
+
 
 def _seconds(done: _Pass) -> float | None:
     """After how long something is to be tried again; None where there is nothing."""
@@ -373,35 +424,6 @@ def _seconds(done: _Pass) -> float | None:
         return None
     soonest = min((wait.seconds for wait in done.waits if wait.seconds is not None), default=_LONGEST_WAIT)
     return min(soonest, _LONGEST_WAIT)
-
-
-def _defer(
-    task: EffectTask, ledger: Ledger, set_id: int, seconds: float, not_now: int, decisions: _Decisions | None
-) -> None:
-    """Wait until something changes, or for so long.
-
-    :raises TaskDeferred: always.
-    """
-    from airflow_provider_aihandoff.triggers.set_wait import SetTrigger
-
-    task.log.info("Set %s: %s. Waiting.", set_id, _counts(ledger, set_id, task))
-    now = ledger.now()
-    ledger.close()
-    task.defer(
-        trigger=SetTrigger(
-            set_id=set_id,
-            phase="write",
-            effect=task.task_id,
-            since=None if decisions is None else decisions.since.isoformat(),
-            ledger_conn_id=LedgerHook(task.ledger_conn_id).ledger_conn_id,
-            until=(now + timedelta(seconds=seconds)).isoformat(),
-            until_anyway=True,
-            not_before=(now + settings.seconds("min_deferral")).isoformat(),
-            poll_interval=settings.number("poll_interval"),
-            not_now=not_now,
-        ),
-        method_name="execute",
-    )
 
 
 def _counts(ledger: Ledger, set_id: int, task: EffectTask) -> str:
@@ -414,14 +436,13 @@ def _end(task: EffectTask, ledger: Ledger, set_id: int, done: _Pass) -> dict[str
     found, total = ledger.sets.read(set_id), ledger.sets.total(set_id)
     states = ledger.sets.effect_states(set_id, task.task_id)
     words = total.in_words(found.without_job.number)
-    for label, problem in list(done.problems.items())[:_NAMED]:
-        task.log.warning("%s: %s", label, problem)
+    _name_problems(task, done)
     if late := done.ended_as(_NOT_NOW):
         raise SetNotWritten(
             f"{found.label}: {late:,} writes could not be made now ({words}). These made no external write. A "
             f"retry sends them. The first: {next(iter(done.problems.values()))}"
         )
-    others = done.ended_as(_NOT_PLANNED, _FAILED)
+    others = done.ended_as(_NOT_PLANNED, _FAILED, _ASKED_AGAIN)
     wrong = states.get(EffectState.REFUSED, 0) + others
     written = sum(states.values()) + done.ended_as(_NOT_PLANNED)
     if wrong and too_many(wrong, written, task.fail_when):

@@ -687,6 +687,11 @@ class SideEffectOperator(RendersText):
         job_id = resolve_job_id(self.job, self.task_id)
         not_now = (event or {}).get("not_now", 0)
         with final_errors(self.ledger_conn_id, job_id), LedgerHook(self.ledger_conn_id).get_conn() as ledger:
+            if self.wait_for_decisions:
+                raise PlanError(
+                    "`wait_for_decisions` is for the jobs of a set, and this is a job of its own.",
+                    remedy=f"Leave it out, and have {self.task_id!r} follow the approval task.",
+                )
             job = self.view_of(ledger, job_id)
             check_type(assets := declared(self, context), job.job_type, job=f"job {job_id}")
             written = is_written(assets, ledger, job_id)

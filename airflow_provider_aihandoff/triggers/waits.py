@@ -187,7 +187,8 @@ class EffectWait(Wait):
 
 
 class SetDecisionWait(Wait):
-    """A wait of a task that writes for a set until a job was approved that it can write, or every job is decided.
+    """A wait of a task that writes for a set until a job was approved that it can write, or all are that people are
+    asked about.
 
     :param task_id: the task's.
     :param since: only jobs that were approved later, by the ledger's clock.

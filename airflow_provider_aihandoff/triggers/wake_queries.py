@@ -86,19 +86,21 @@ _CHANGED_SETS = """
             WHERE j.set_id = waiting.set_id AND j.state = 'queued' AND r.changes IS NOT NULL AND r.state = 'queued'
                 AND r.submit_lease_until IS NULL AND r.held_kind IS NULL)"""
 
-#: Of these sets, the ones in which a job was approved since, of which the task has not tried the write yet; or no job
-#: waits for a decision, or for a change, any longer.
+#: Of these sets, the ones in which a job was approved since, of which the task has not tried the write yet; or people
+#: are asked about no job, and want no change of one, any longer.
 _DECIDED_SETS = """
     SELECT waiting.set_id, waiting.task_id, waiting.since
     FROM unnest(%(set_ids)s::bigint[], %(task_ids)s::text[], %(since)s::text[]) AS waiting (set_id, task_id, since)
     WHERE EXISTS (
-            SELECT FROM aihandoff.jobs AS j WHERE j.set_id = waiting.set_id AND j.state = 'approved'
+            SELECT FROM aihandoff.jobs AS j WHERE j.set_id = waiting.set_id AND j.state IN ('approved', 'applying')
                 AND j.updated_at > waiting.since::timestamptz
                 AND NOT EXISTS (
                     SELECT FROM aihandoff.effects AS e WHERE e.job_id = j.job_id AND e.revision = j.revision
                         AND e.undoes IS NULL AND e.task_id = waiting.task_id
-                        AND (e.state <> 'planned' OR e.held_kind IS NOT NULL)))
-        OR NOT EXISTS (SELECT FROM aihandoff.jobs AS j WHERE j.set_id = waiting.set_id AND j.state = 'review')
+                        AND (e.state <> 'planned' OR e.attempt > 0 OR e.held_kind IS NOT NULL)))
+        OR NOT EXISTS (
+                SELECT FROM aihandoff.jobs AS j WHERE j.set_id = waiting.set_id AND j.review_digest IS NOT NULL
+                    AND j.state = 'review')
             AND NOT EXISTS (
                 SELECT FROM aihandoff.jobs AS j
                 JOIN aihandoff.revisions AS r ON r.job_id = j.job_id AND r.number = j.revision

@@ -187,7 +187,7 @@ _WAITING_EFFECTS = f"""
     SELECT {columns(Effect, "e")} FROM aihandoff.jobs AS j
     JOIN aihandoff.effects AS e ON e.job_id = j.job_id AND e.revision = j.revision
     WHERE j.set_id = %(set_id)s AND e.task_id = %(task_id)s AND e.undoes IS NULL
-        AND (e.state IN ('claimed', 'unknown') OR e.held_kind IS NOT NULL)
+        AND (e.state IN ('claimed', 'unknown') OR e.state = 'planned' AND e.held_kind IS NOT NULL)
     ORDER BY e.effect_id"""
 _JOBS = f"""
     SELECT {columns(Job)} FROM aihandoff.jobs

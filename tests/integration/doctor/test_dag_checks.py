@@ -17,8 +17,10 @@ from airflow_provider_aihandoff.operators.http import HttpSideEffectOperator
 from airflow_provider_aihandoff.operators.response import OpenAIBackgroundResponseOperator
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
 
-def publish(job, task_id="publish"):
-    return HttpSideEffectOperator(task_id=task_id, job=job, http_conn_id="cms", method="PUT", endpoint="/posts/1")
+def publish(job, task_id="publish", **more):
+    return HttpSideEffectOperator(
+        task_id=task_id, job=job, http_conn_id="cms", method="PUT", endpoint="/posts/1", **more
+    )
 
 def draft(**more):
     return OpenAIBackgroundResponseOperator(
@@ -46,6 +48,11 @@ def examine(folder: Path, lines: str) -> list[Finding]:
             "does not come after the approval",
         ),
         ("d = draft()\nd >> ApprovalSensor(task_id='approve', job=d) >> publish(d)\nd >> publish(d, 'tell')", "'tell'"),
+        (
+            "d = draft()\nd >> [ApprovalSensor(task_id='approve', job=d), w := publish(d, wait_for_decisions=True)]\n"
+            "w >> publish(d, 'tell')",
+            None,
+        ),
         ("publish(7)", None),
     ],
 )

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -29,8 +31,9 @@ from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
 from airflow_provider_aihandoff.triggers import wake_queries
 from tests.factories import LEASE, OWNER, TEST, approve, ask, draft, effect_plan, job_spec
 from tests.integration.operators.dag_runs import Dags
-from tests.integration.operators.test_sets import Policy, draft_set, write
-from tests.target import Target
+from tests.integration.operators.tasks import NOTE, Policy, ask_unapproved, publish
+from tests.integration.operators.test_sets import draft_set, write
+from tests.target import Answer, Target
 
 LONG_AGO = timedelta(hours=1)
 
@@ -116,6 +119,91 @@ def pipeline(policy: Any = None, **effect: Any) -> None:
     draft >> EmptyOperator(task_id="later") >> write(draft, wait_for_decisions=True, **effect)
 
 
+def test_a_task_that_two_effects_of_a_job_wait_in_is_woken_for_its_own(
+    ledger: Ledger, job_set: JobSet, is_woken: Callable[..., bool]
+) -> None:
+    plans = [replace(effect_plan(name), task_id=name) for name in ("announce", "publish")]
+    spec = job_spec(job_key="both", set_id=job_set.set_id, deadline=job_set.deadline)
+    asked(ledger, job_set, "other")
+    job = approve(ledger, ask(ledger, draft(ledger, spec, response_id="resp_both"), *plans))
+    claim = ledger.effects.claim(job.job_id, plans[0], lease=LEASE, actor=TEST)
+    ledger.effects.confirm(claim, external_id="post-1", result=None, actor=TEST)
+    assert ledger.job(job.job_id).state is JobState.APPLYING
+    assert is_woken()
+
+
+def test_a_job_that_cannot_be_asked_about_keeps_no_task_asleep(
+    ledger: Ledger, job_set: JobSet, is_woken: Callable[..., bool]
+) -> None:
+    draft(ledger, job_spec(job_key="unasked", set_id=job_set.set_id, deadline=job_set.deadline), response_id="resp_2")
+    job, _ = asked(ledger, job_set, "first")
+    assert not is_woken()
+    ledger.reviews.decide(job.job_id, "reject", digest=str(job.review_digest), person=Person("bob"))
+    assert is_woken()
+
+
+def test_a_write_that_a_pause_holds_is_waited_for_until_its_job_is_cancelled(ledger: Ledger, job_set: JobSet) -> None:
+    job, plan = asked(ledger, job_set, "first")
+    approve(ledger, job)
+    ledger.pauses.begin(Scope(), writes=True, reason="a test", actor=TEST)
+    with pytest.raises(EffectHeld):
+        ledger.effects.claim(job.job_id, plan, lease=LEASE, actor=TEST)
+    assert [effect.name for effect in ledger.sets.waiting_effects(job_set.set_id, "publish")] == ["publish"]
+    ledger.cancels.cancel(job.job_id, actor=TEST, reason="a test")
+    assert ledger.sets.waiting_effects(job_set.set_id, "publish") == []
+
+
+@pytest.mark.parametrize(
+    ("waits", "is_asked", "under_way", "seconds"),
+    [
+        (True, True, False, set_effects._LONGEST_WAIT),
+        (True, False, True, set_effects._ASKING_WAIT),
+        (True, False, False, None),
+        (False, True, True, None),
+    ],
+)
+def test_a_task_waits_for_decisions_only_where_its_author_says_so_and_someone_may_decide(
+    ledger: Ledger,
+    job_set: JobSet,
+    monkeypatch: pytest.MonkeyPatch,
+    waits: bool,
+    is_asked: bool,
+    under_way: bool,
+    seconds: float | None,
+) -> None:
+    job = draft(ledger, job_spec(job_key="first", set_id=job_set.set_id, deadline=job_set.deadline))
+    if is_asked:
+        ask(ledger, job)
+    monkeypatch.setattr(set_effects, "approval_task", lambda dag, source: None)
+    monkeypatch.setattr(set_effects, "is_under_way", lambda context, task: under_way)
+    task: Any = SimpleNamespace(wait_for_decisions=waits, job_source="draft")
+    context: Any = {"dag": None}
+    found = set_effects._decisions(task, context, ledger, job_set.set_id)
+    assert (None if found is None else found.seconds) == seconds
+    assert found is None or (found.since is not None) is is_asked
+
+
+@contextmanager
+def people(ledger: Ledger) -> Iterator[None]:
+    """Someone approves what waits for people."""
+    ended = threading.Event()
+
+    def decide() -> None:
+        while not ended.is_set():
+            for job in ledger.jobs(states=[JobState.REVIEW]):
+                if job.review_digest:
+                    ledger.reviews.decide(job.job_id, "approve", digest=job.review_digest, person=Person("bob"))
+            time.sleep(0.1)
+
+    thread = threading.Thread(target=decide)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
 class Some(Policy):
     """Leaves one ticket to people."""
 
@@ -126,22 +214,8 @@ class Some(Policy):
 def test_a_task_beside_the_approval_writes_what_is_decided_and_ends_after_the_last_decision(
     dags: Dags, ledger: Ledger, target: Target
 ) -> None:
-    ended = threading.Event()
-
-    def decide() -> None:
-        while not ended.is_set():
-            for job in ledger.jobs(states=[JobState.REVIEW]):
-                if job.review_digest:
-                    ledger.reviews.decide(job.job_id, "approve", digest=job.review_digest, person=Person("bob"))
-            time.sleep(0.1)
-
-    people = threading.Thread(target=decide)
-    people.start()
-    try:
+    with people(ledger):
         done = dags.run(dags.make(lambda: pipeline(Some())))
-    finally:
-        ended.set()
-        people.join()
     assert done.state == "success", done.errors
     assert done.xcoms["write"]["said"] == "7 applied"
     assert len(target.received) == 7
@@ -163,3 +237,29 @@ def test_a_job_that_cannot_be_asked_about_is_waited_for_only_as_long_as_the_appr
     assert done.state == "success", done.errors
     assert done.xcoms["write"]["said"] == "6 applied, 1 in review"
     assert (len(target.received), answers) == (6, [])
+
+
+def test_what_is_asked_about_again_since_its_plan_has_changed_is_waited_for_and_written(
+    dags: Dags, ledger: Ledger, target: Target
+) -> None:
+    target.answer_by_path |= {f"/posts/t{number}": Answer(422, {"error": "no"}) for number in range(7)}
+    dag = dags.make(pipeline)
+    done = dags.run(dag)
+    assert done.states["write"] == "failed"
+    target.reset()
+    changed = dags.make(lambda: pipeline(json={"text": "{{ job.output.title }}"}), dag_id=dag.dag_id)
+    with people(ledger):
+        again = dags.clear(changed, done, ["write"])
+    assert again.state == "success", again.errors
+    assert again.xcoms["write"]["said"] == "7 applied"
+    assert [each.json for each in target.received] == [{"text": NOTE["title"]}] * 7
+
+
+def test_a_job_of_its_own_has_no_decisions_of_others_to_wait_for(dags: Dags, ledger: Ledger, target: Target) -> None:
+    def define() -> None:
+        first = ask_unapproved()
+        first >> publish(first, wait_for_decisions=True)
+
+    done = dags.run(dags.make(define))
+    assert "`wait_for_decisions` is for the jobs of a set" in done.error("publish")
+    assert target.received == []
