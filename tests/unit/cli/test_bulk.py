@@ -12,6 +12,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from airflow_provider_aihandoff.airflow_compat import PROGRAM
 from airflow_provider_aihandoff.cli import bulk
 from airflow_provider_aihandoff.core.bulk.bulk_plan import Impact, PlannedStep
 from airflow_provider_aihandoff.core.bulk.bulk_run import Preview
@@ -65,7 +66,7 @@ def test_what_it_would_do_is_shown_and_the_number_taken(
     assert "cancel: 1 jobs would be changed, 1 would not." in printed
     assert "- 1 would not: It has ended." in printed
     assert "1 planned write is never sent." in printed
-    assert "This is bulk action 5. If it is interrupted: airflow aihandoff jobs resume 5" in printed
+    assert f"This is bulk action 5. If it is interrupted: {PROGRAM} jobs resume 5" in printed
     assert "bulk action 5: 1 done, 0 refused, 0 unfinished." in printed
     (_, action, wanted), given = engine.preview.call_args
     assert (action, wanted.job_type, given["actor"], given["reviewers"]) == (
@@ -153,7 +154,7 @@ def test_what_is_left_is_said_with_the_command_and_another_exit_code(
     assert ended.value.code == 3
     printed = airflow.printed  # type: ignore[attr-defined]
     assert "bulk action 5: 1 done, 2 refused, 3 unfinished, 4 left." in printed
-    assert "Go on with: airflow aihandoff jobs resume 5" in printed
+    assert f"Go on with: {PROGRAM} jobs resume 5" in printed
 
 
 def test_a_long_run_says_now_and_then_how_far_it_has_come(

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_aihandoff.airflow_compat import PROGRAM
 from airflow_provider_aihandoff.cli import pauses
 from airflow_provider_aihandoff.core.admission.pause_store import Held, Scope
 from airflow_provider_aihandoff.core.errors import CannotCancel
@@ -33,7 +34,7 @@ class TestPause:
         printed = airflow("pause", "--type", "ticket", *WHY)
         assert printed.splitlines() == [
             "Pause 4 holds requests to the model (type ticket).",
-            "To end it: airflow aihandoff resume 4 --reason REASON",
+            f"To end it: {PROGRAM} resume 4 --reason REASON",
         ]
         ledger.pauses.begin.assert_called_once_with(
             Scope(job_type="ticket"), writes=False, reason="a wrong prompt", actor=CAROL

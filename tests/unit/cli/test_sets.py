@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_aihandoff.airflow_compat import PROGRAM
 from airflow_provider_aihandoff.cli import bulk, sets
 from airflow_provider_aihandoff.cli.sets import bar
 from airflow_provider_aihandoff.core.admission.pause_store import Pause
@@ -123,7 +124,7 @@ class TestPause:
         assert begun == {"set": SET, "reason": "a wrong prompt", "actor": CAROL}
         assert "is paused: pause 4 holds requests to the model and external writes." in printed
         assert "1,200 of its responses run on." in printed
-        assert "airflow aihandoff sets resume 7" in printed
+        assert f"{PROGRAM} sets resume 7" in printed
 
     def test_each_pause_of_it_is_ended(self, airflow: Airflow, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sets, "resume_set", lambda *_, **__: [PAUSE, replace(PAUSE, pause_id=5)])
