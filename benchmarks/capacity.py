@@ -22,7 +22,7 @@ GIB = 2**30
 
 GROWTH = "benchmarks.ledger_growth"
 PACE, PACE_OF_SETS = "benchmarks.jobs_per_second", "benchmarks.jobs_per_second --sets"
-A_GUESS = "a guess, for which you put in your own"
+PACE_OF_AIRFLOW = "benchmarks.jobs_per_second --airflow 40"
 BUDGETS, INGEST = "benchmarks.budgets", "benchmarks.webhook_ingest"
 YOURS = "yours"
 
@@ -41,12 +41,12 @@ class Inputs:
     inbox_days: float = measured(30, "[aihandoff] inbox_retention", "days for which the inbox remembers")
     wal_bytes: float = measured(60_000, GROWTH, "bytes of WAL, without full pages")
     commits: float = measured(44, PACE, "transactions, as tasks of its own")
-    commits_in_set: float = measured(3, PACE_OF_SETS, "transactions, in a set")
-    worker_cpu: float = measured(116, PACE, "CPU of the worker, as tasks of its own, without Airflow")
-    worker_cpu_in_set: float = measured(24, PACE_OF_SETS, "CPU of the worker, in a set")
-    ledger_cpu: float = measured(81, PACE, "CPU of PostgreSQL, as tasks of its own")
-    ledger_cpu_in_set: float = measured(8, PACE_OF_SETS, "CPU of PostgreSQL, in a set")
-    airflow_cpu: float = measured(6_000, A_GUESS, "CPU of Airflow, as three mapped tasks")
+    commits_in_set: float = measured(2, PACE_OF_SETS, "transactions, in a set")
+    worker_cpu: float = measured(95, PACE, "CPU of the worker, as tasks of its own, without Airflow")
+    worker_cpu_in_set: float = measured(15, PACE_OF_SETS, "CPU of the worker, in a set")
+    ledger_cpu: float = measured(75, PACE, "CPU of PostgreSQL, as tasks of its own")
+    ledger_cpu_in_set: float = measured(7, PACE_OF_SETS, "CPU of PostgreSQL, in a set")
+    airflow_cpu: float = measured(2_300, PACE_OF_AIRFLOW, "CPU of Airflow, as three mapped tasks")
     commits_a_second: float = measured(3_100, BUDGETS, "durable transactions a second of one PostgreSQL on two cores")
     webhooks_a_second: float = measured(250, INGEST, "webhooks a second of one receiver: the goal of that benchmark")
     model_seconds: float = measured(60, YOURS, "seconds that the model takes")

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
+from uuid import NAMESPACE_OID, uuid5
 
 import structlog
 from airflow.sdk import DAG
@@ -54,8 +55,8 @@ class TaskInstance:
 
     @property
     def id(self) -> str:
-        """As long as Airflow's own, which are UUIDs."""
-        return f"{self.run_id} {self.task_id}".ljust(36, "-")
+        """A UUID, as Airflow's own are."""
+        return str(uuid5(NAMESPACE_OID, f"{self.dag_id} {self.run_id} {self.task_id}"))
 
     def xcom_pull(self, task_ids: str, **_: Any) -> Any:
         """What another task has returned."""
