@@ -85,6 +85,12 @@ def lost_tasks(owners: Collection[Owner], ask: AskStates) -> set[Owner]:
     return {owner for owner, state in _states(owners, ask).items() if state in lost}
 
 
+def asking(context: Context) -> AskStates:
+    """What asks the execution API, within a task."""
+    ti: Any = context["ti"]
+    return lambda dag_id, task_id, run_ids: ti.get_task_states(dag_id=dag_id, task_ids=[task_id], run_ids=run_ids)
+
+
 def is_under_way(context: Context, task: Any) -> bool:
     """Whether a task of this run, with this map index, has not ended; also where Airflow does not answer.
 
@@ -96,13 +102,7 @@ def is_under_way(context: Context, task: Any) -> bool:
         return False
     own = owner_of(context)
     other = Owner(own.dag_id, own.run_id, task.task_id, own.map_index, "", 0)
-
-    def ask(dag_id: str, task_id: str, run_ids: list[str]) -> Mapping[str, Mapping[str, Any]]:
-        ti: Any = context["ti"]
-        answer: Mapping[str, Mapping[str, Any]] = ti.get_task_states(dag_id=dag_id, task_ids=[task_id], run_ids=run_ids)
-        return answer
-
-    state = _states([other], ask).get(other, "")
+    state = _states([other], asking(context)).get(other, "")
     return state is not None and state not in ENDED_TASK_STATES
 
 

@@ -100,7 +100,7 @@ GUARDS = (
     guard(
         "asset: the task that applied the last effect makes the event, unless it has failed",
         f"{_ASSETS}::test_another_task_makes_it_where_the_one_that_wrote_last_has_failed",
-        ("_speaks", "return last in lost_tasks([last], ask)", "return True"),
+        ("_speaks", "return last in lost_tasks([last], asking(context))", "return True"),
     ),
     guard(
         "asset: a later attempt makes no second event",

@@ -21,7 +21,7 @@ from airflow_provider_aihandoff.core.error_text import said
 from airflow_provider_aihandoff.core.errors import PlanError
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.operators.job_tasks import effect_tasks
-from airflow_provider_aihandoff.task_states import lost_tasks, owner_of
+from airflow_provider_aihandoff.task_states import asking, lost_tasks, owner_of
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -133,12 +133,7 @@ def _speaks(by: Actor | None, own: Actor, context: Context) -> bool:
     if by is None or by.instance == own.instance:
         return by is not None
     last = Owner(str(by.dag_id), str(by.run_id), str(by.task_id), -1 if by.map_index is None else by.map_index, "", 0)
-
-    def ask(dag_id: str, task_id: str, run_ids: list[str]) -> Any:
-        ti: Any = context["ti"]
-        return ti.get_task_states(dag_id=dag_id, task_ids=[task_id], run_ids=run_ids)
-
-    return last in lost_tasks([last], ask)
+    return last in lost_tasks([last], asking(context))
 
 
 def job_extra(record: JobRecord, completion: Completion) -> dict[str, Any]:

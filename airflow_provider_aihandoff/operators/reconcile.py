@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from decimal import Decimal
 from functools import partial
@@ -13,7 +13,7 @@ from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.core.amounts import checked_amount
 from airflow_provider_aihandoff.operators.rendering import RendersText
 from airflow_provider_aihandoff.operators.retries import RETRIES, RETRY_DELAY
-from airflow_provider_aihandoff.task_states import task_states
+from airflow_provider_aihandoff.task_states import asking, task_states
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseNotifier, Context
@@ -79,14 +79,11 @@ class ReconcileOperator(RendersText):
         from airflow_provider_aihandoff.operators.bill_comparison import compare_bill, notify_bill, send_bill_gauges
         from airflow_provider_aihandoff.operators.fleet_notices import notify_budgets, notify_causes
 
-        def ask(dag_id: str, task_id: str, run_ids: list[str]) -> Mapping[str, Mapping[str, Any]]:
-            return context["ti"].get_task_states(dag_id=dag_id, task_ids=[task_id], run_ids=run_ids)
-
         with LedgerHook(self.ledger_conn_id).get_conn() as ledger, providers() as provider_for:
             findings = reconcile(
                 ledger,
                 provider_for=provider_for,
-                states_of=partial(task_states, ask=ask),
+                states_of=partial(task_states, ask=asking(context)),
                 inbox_retention=settings.seconds("inbox_retention"),
             )
             conn_ids = settings.names("webhook_conn_ids")

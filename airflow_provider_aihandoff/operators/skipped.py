@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from airflow_provider_aihandoff.core.models import Owner
 from airflow_provider_aihandoff.core.states import EffectState, JobState
-from airflow_provider_aihandoff.task_states import owner_of, skipped_tasks
+from airflow_provider_aihandoff.task_states import asking, owner_of, skipped_tasks
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -33,11 +33,7 @@ def record_skipped(context: Context, ledger: Ledger, job_id: int) -> None:
         for effect in record.current_effects
         if effect.state is EffectState.PLANNED and effect.task_id is not None
     }
-
-    def ask(dag_id: str, task_id: str, run_ids: list[str]) -> Any:
-        return context["ti"].get_task_states(dag_id=dag_id, task_ids=[task_id], run_ids=run_ids)
-
-    skipped = skipped_tasks(owners.values(), ask)
+    skipped = skipped_tasks(owners.values(), asking(context))
     for effect_id, owner in owners.items():
         if owner in skipped:
             ledger.effects.skip(effect_id, actor=own.actor, reason=TASK_SKIPPED)
