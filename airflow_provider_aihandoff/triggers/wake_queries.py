@@ -65,18 +65,22 @@ _CHANGED_EFFECTS = """
             SELECT FROM aihandoff.pauses WHERE pause_id::text = e.held_name AND ended_at IS NULL)
             OR e.held_kind = 'rate' AND e.held_until <= clock_timestamp())"""
 
+#: In a set, people are asked about no job, and want no change of one, any longer.
+_NONE_ASKED = """
+    NOT EXISTS (
+        SELECT FROM aihandoff.jobs AS j WHERE j.set_id = waiting.set_id AND j.review_digest IS NOT NULL
+            AND j.state = 'review')
+    AND NOT EXISTS (
+        SELECT FROM aihandoff.jobs AS j
+        JOIN aihandoff.revisions AS r ON r.job_id = j.job_id AND r.number = j.revision
+        WHERE j.set_id = waiting.set_id AND j.state IN ('queued', 'running') AND r.changes IS NOT NULL)"""
+
 #: Of these sets, the ones in which no job waits for a decision, or for a change, any longer; or one has been changed
 #: since its task read them: it has no plan any more, or the model is to be asked again.
-_CHANGED_SETS = """
+_CHANGED_SETS = f"""
     SELECT waiting.set_id, waiting.since
     FROM unnest(%(set_ids)s::bigint[], %(since)s::text[]) AS waiting (set_id, since)
-    WHERE NOT EXISTS (
-            SELECT FROM aihandoff.jobs AS j WHERE j.set_id = waiting.set_id AND j.review_digest IS NOT NULL
-                AND j.state = 'review')
-            AND NOT EXISTS (
-                SELECT FROM aihandoff.jobs AS j
-                JOIN aihandoff.revisions AS r ON r.job_id = j.job_id AND r.number = j.revision
-                WHERE j.set_id = waiting.set_id AND j.state IN ('queued', 'running') AND r.changes IS NOT NULL)
+    WHERE {_NONE_ASKED}
         OR EXISTS (
             SELECT FROM aihandoff.jobs AS j WHERE j.set_id = waiting.set_id AND j.state = 'review'
                 AND j.review_digest IS NULL AND j.updated_at > waiting.since::timestamptz)
@@ -84,11 +88,11 @@ _CHANGED_SETS = """
             SELECT FROM aihandoff.jobs AS j
             JOIN aihandoff.revisions AS r ON r.job_id = j.job_id AND r.number = j.revision
             WHERE j.set_id = waiting.set_id AND j.state = 'queued' AND r.changes IS NOT NULL AND r.state = 'queued'
-                AND r.submit_lease_until IS NULL AND r.held_kind IS NULL)"""
+                AND r.submit_lease_until IS NULL AND r.held_kind IS NULL)"""  # noqa: S608
 
 #: Of these sets, the ones in which a job was approved since, of which the task has not tried the write yet; or people
 #: are asked about no job, and want no change of one, any longer.
-_DECIDED_SETS = """
+_DECIDED_SETS = f"""
     SELECT waiting.set_id, waiting.task_id, waiting.since
     FROM unnest(%(set_ids)s::bigint[], %(task_ids)s::text[], %(since)s::text[]) AS waiting (set_id, task_id, since)
     WHERE EXISTS (
@@ -98,13 +102,7 @@ _DECIDED_SETS = """
                     SELECT FROM aihandoff.effects AS e WHERE e.job_id = j.job_id AND e.revision = j.revision
                         AND e.undoes IS NULL AND e.task_id = waiting.task_id
                         AND (e.state <> 'planned' OR e.attempt > 0 OR e.held_kind IS NOT NULL)))
-        OR NOT EXISTS (
-                SELECT FROM aihandoff.jobs AS j WHERE j.set_id = waiting.set_id AND j.review_digest IS NOT NULL
-                    AND j.state = 'review')
-            AND NOT EXISTS (
-                SELECT FROM aihandoff.jobs AS j
-                JOIN aihandoff.revisions AS r ON r.job_id = j.job_id AND r.number = j.revision
-                WHERE j.set_id = waiting.set_id AND j.state IN ('queued', 'running') AND r.changes IS NOT NULL)"""
+        OR {_NONE_ASKED}"""  # noqa: S608
 
 #: Of these batches, the ones of which the ledger knows that they have ended, or that are over.
 _ENDED_BATCHES = """
