@@ -26,7 +26,7 @@ APPROVE_SECONDS, RESOLVE_SECONDS, MAINTENANCE_SECONDS = 3.0, 5.0, 30.0
 LOGGED = "Filling up the DagBag"
 """Stands in the log of each task that has begun."""
 MOST_CLEARS = 5
-"""How often a person clears a run that has failed."""
+"""How often a person clears a run."""
 
 _INSERT_SALES = "INSERT INTO sales (week, region, product, units, revenue) VALUES (%s, 'North', %s, %s, %s)"
 _OPEN_TASKS = """
@@ -177,8 +177,9 @@ class Traffic:
         with self._stack.databases.metadata.connect(METADATA_DATABASE) as connection:
             late = connection.execute(_LATE_RETRIES, [[run_id for _, run_id in batch.runs]]).fetchall()
         for dag_id, run_id, task_ids in late:
-            self._requester.clear(dag_id, run_id, task_ids)
-            batch.cleared[dag_id, run_id] = batch.cleared.get((dag_id, run_id), 0) + 1
+            if batch.cleared.get((dag_id, run_id), 0) < MOST_CLEARS:
+                self._requester.clear(dag_id, run_id, task_ids)
+                batch.cleared[dag_id, run_id] = batch.cleared.get((dag_id, run_id), 0) + 1
 
     def _newest_job(self) -> int:
         with self._stack.databases.connect_ledger() as connection:
