@@ -30,7 +30,7 @@ from airflow_provider_aihandoff.core.ledger import JobRecord, Ledger
 from airflow_provider_aihandoff.core.models import Job
 from airflow_provider_aihandoff.hooks import ledger as ledger_hook
 from airflow_provider_aihandoff.operators.side_effect import SideEffectOperator
-from airflow_provider_aihandoff.targets.http import HttpTarget
+from airflow_provider_aihandoff.targets.email import EmailTarget
 from airflow_provider_aihandoff.targets.postgres import PostgresTarget
 from airflow_provider_aihandoff.testing import OpenAIStandIn, ResponderRequest
 from airflow_provider_aihandoff.web.front_door import parked_tasks
@@ -133,12 +133,15 @@ def run(dags: Dags) -> RunDag:
     return run
 
 
-@pytest.fixture(autouse=True)
-def _short_claims(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the claim of an attempt that died be over after a moment, and not after a minute."""
-    monkeypatch.setattr(apply, "CLAIM_MARGIN", 1.0)
-    for sender in (SideEffectOperator, PostgresTarget, HttpTarget):
-        monkeypatch.setattr(sender, "call_seconds", 0.5)
+@pytest.fixture
+def short_claims(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the claim of an attempt that died be over after some seconds, and not after a minute.
+
+    For the tests of dead attempts alone: a call that takes longer is lost, and this machine may stand still for one.
+    """
+    monkeypatch.setattr(apply, "CLAIM_MARGIN", 3.0)
+    for sender in (SideEffectOperator, PostgresTarget, EmailTarget):
+        monkeypatch.setattr(sender, "call_seconds", 2.0)
 
 
 class Model:

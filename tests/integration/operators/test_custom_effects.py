@@ -147,6 +147,7 @@ class TestProbe:
         assert "may have been applied" in done.error("put")
         assert (record().current_effects[0].state, len(shelf.kept)) == (EffectState.UNKNOWN, 1)
 
+    @pytest.mark.usefixtures("short_claims")
     def test_the_probe_is_asked_about_a_claim_that_a_killed_attempt_left(
         self, run: RunDag, record: Record, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -163,6 +164,7 @@ class TestProbe:
         assert shelf.probed == 0
 
 
+@pytest.mark.usefixtures("short_claims")
 def test_a_claim_that_a_killed_attempt_left_is_unknown_where_there_is_no_probe(
     run: RunDag, record: Record, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -203,8 +203,8 @@ class TestProbe:
 def test_an_attempt_that_was_paused_after_its_claim_sends_nothing(
     run: RunDag, record: Record, target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock, stood = apply._clock, iter([0.0, 5.0])
-    monkeypatch.setattr(apply, "_clock", lambda: clock() + next(stood, 5.0))
+    clock, stood = apply._clock, iter([0.0, apply.CLAIM_MARGIN])
+    monkeypatch.setattr(apply, "_clock", lambda: clock() + next(stood, apply.CLAIM_MARGIN))
 
     done = run(publish)
 

@@ -13,7 +13,6 @@ from airflow_provider_aihandoff.core.ledger import JobRecord
 from airflow_provider_aihandoff.core.states import EffectState, JobState
 from airflow_provider_aihandoff.operators.email import EmailSideEffectOperator
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
-from airflow_provider_aihandoff.targets.email import EmailTarget
 from tests.integration.operators.conftest import RunDag
 from tests.integration.operators.dag_runs import Dags
 from tests.integration.operators.tasks import NOTE, Policy
@@ -26,7 +25,6 @@ Record = Callable[[], JobRecord]
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[AnsweringMailbox]:
     server = AnsweringMailbox()
-    monkeypatch.setattr(EmailTarget, "call_seconds", 1.0)
     with mail_server(server) as connection:
         monkeypatch.setenv("AIRFLOW_CONN_SMTP_DEFAULT", connection)
         yield server
@@ -92,6 +90,7 @@ class TestAtMostOnce:
 
         assert (again.states["announce"], len(server.mails)) == ("failed", 1)
 
+    @pytest.mark.usefixtures("short_claims")
     def test_an_attempt_that_was_killed_before_its_result_leaves_the_mail_to_a_person(
         self, run: RunDag, record: Record, server: AnsweringMailbox, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -260,6 +260,7 @@ class TestOnce:
         )
         assert len(shelf.calls) == calls
 
+    @pytest.mark.usefixtures("short_claims")
     def test_the_probe_is_asked_about_a_claim_that_a_killed_attempt_left(
         self, run: RunDag, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -421,7 +421,7 @@ class TestBroken:
     ) -> None:
         target.answers = [DROP]
         target.hold = threading.Event() if how == "time-out" else None
-        dag = dags.make(lambda: publish(timeout=0.3 if how == "time-out" else 30))
+        dag = dags.make(lambda: publish(timeout=1.5 if how == "time-out" else 30))
 
         first = dags.run(dag)
         if target.hold is not None:

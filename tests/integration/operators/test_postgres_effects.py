@@ -106,6 +106,7 @@ def test_the_same_key_again_runs_nothing_and_gives_back_what_the_first_one_retur
     assert (other.external_id, len(reports(sales))) == ("2", 2)
 
 
+@pytest.mark.usefixtures("short_claims")
 def test_a_crash_between_the_commit_and_the_confirmation_is_found_by_the_marker(
     run: RunDag, record: Record, sales: Sales, monkeypatch: pytest.MonkeyPatch
 ) -> None:
