@@ -145,7 +145,12 @@ GUARDS = (
         "following: nothing is prepared behind a pooler",
         "tests/integration/front_door/test_follow_through_a_pooler.py"
         "::test_in_transaction_mode_one_connection_is_enough_for_all_checks",
-        ("Doorkeeper._follow", "connection.prepare_threshold = None", "pass"),
+        ("listening:listen", "connection.prepare_threshold = None", "pass"),
+    ),
+    guard(
+        "following: a pooler is left with no session that listens",
+        f"{_LEDGER}/database/test_listening.py::test_a_pooler_in_transaction_mode_is_left_with_no_session_that_listens",
+        ("listening:listen", 'await cursor.execute("UNLISTEN *")', "pass"),
     ),
     guard(
         "loop: the iteration that owns a job says whether its task has ended",

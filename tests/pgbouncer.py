@@ -17,6 +17,9 @@ import pytest
 
 from demo.ports import free_port
 
+#: How many sessions of the server it keeps.
+POOL_SIZE = 3
+
 CONFIGURATION = """
 [databases]
 * = host={host} port={server_port}
@@ -27,7 +30,7 @@ unix_socket_dir =
 auth_type = scram-sha-256
 auth_file = {folder}/users
 pool_mode = {mode}
-default_pool_size = 3
+default_pool_size = {pool_size}
 logfile = {folder}/log
 """
 
@@ -47,7 +50,7 @@ def pgbouncer(conninfo: dict[str, Any], tmp_path: Path, mode: str = "transaction
     password = conninfo["password"].replace('"', '""')
     (folder / "users").write_text(f'"{conninfo["user"]}" "{password}"\n')
     values = {"host": conninfo["host"], "server_port": conninfo["port"], "port": port, "folder": folder}
-    (folder / "ini").write_text(CONFIGURATION.format(**values, mode=mode))
+    (folder / "ini").write_text(CONFIGURATION.format(**values, mode=mode, pool_size=POOL_SIZE))
     user: dict[str, Any] = {}
     if os.geteuid() == 0:  # it refuses to run as root
         account = pwd.getpwnam("postgres")

@@ -18,6 +18,8 @@ from weakref import WeakKeyDictionary
 
 from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.core.backoff import backoff, jittered
+from airflow_provider_aihandoff.core.database.connection import WAKE_CHANNEL
+from airflow_provider_aihandoff.core.database.listening import listen
 from airflow_provider_aihandoff.core.error_text import shown
 from airflow_provider_aihandoff.hooks.ledger import conninfo_async
 from airflow_provider_aihandoff.hooks.observability import observe
@@ -197,9 +199,9 @@ class Hub:
             try:
                 async with asyncio.timeout(_QUERY_TIMEOUT):
                     conninfo = await conninfo_async(self.ledger_conn_id)
-                    connection = await wake_queries.listen(conninfo)
+                    connection = await wake_queries.connect(conninfo)
                 try:
-                    await self._say_if_deaf(connection, conninfo)
+                    await self._listen(connection, conninfo)
                     await self._follow_on(connection)
                 finally:
                     self._poller.pause()
@@ -216,11 +218,11 @@ class Hub:
                 )
                 await asyncio.sleep(pause)
 
-    async def _say_if_deaf(self, connection: wake_queries.AsyncConnection, conninfo: Mapping[str, Any]) -> None:
-        """Say once that notifications do not come through a pooler. The sweep sees each change all the same."""
+    async def _listen(self, connection: wake_queries.AsyncConnection, conninfo: Mapping[str, Any]) -> None:
+        """Listen, and say once where a pooler passes on no notification. The sweep sees each change all the same."""
         async with asyncio.timeout(_QUERY_TIMEOUT):
-            deaf = not await wake_queries.hears(connection, conninfo)
-        if deaf and not self._listening_said:
+            hears = await listen(connection, conninfo, WAKE_CHANNEL)
+        if not hears and not self._listening_said:
             self._listening_said = True
             log.warning(
                 "The ledger's connection %s leads through a pooler that passes on no notifications (PgBouncer in "

@@ -12,7 +12,7 @@ from psycopg.rows import DictRow, dict_row
 from airflow_provider_aihandoff.core.admission.spending_limit_store import TURN
 from airflow_provider_aihandoff.core.budgets.reservation_store import ASK_NOW_OF_ALL, PATIENCE
 from airflow_provider_aihandoff.core.database import schema
-from airflow_provider_aihandoff.core.database.connection import BACKEND_PID, CONNECTION_DEFAULTS, JOB_ID, WAKE_CHANNEL
+from airflow_provider_aihandoff.core.database.connection import CONNECTION_DEFAULTS, JOB_ID
 from airflow_provider_aihandoff.core.generation.batch_provider import ENDED_BATCH_STATUSES
 from airflow_provider_aihandoff.core.generation.sign_store import SEEN
 from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES
@@ -124,12 +124,8 @@ _SINCE_WEBHOOK = """
     WHERE newest IS NOT NULL"""
 
 
-#: Seconds within which an own notification comes back.
-_ECHO = 2.0
-
-
-async def listen(conninfo: Mapping[str, Any]) -> AsyncConnection:
-    """Open a connection that is notified of the jobs whose wait may have ended.
+async def connect(conninfo: Mapping[str, Any]) -> AsyncConnection:
+    """Open a connection to the ledger that commits by itself.
 
     :param conninfo: libpq's connection parameters by name.
     :raises psycopg.OperationalError: the database cannot be reached.
@@ -140,29 +136,10 @@ async def listen(conninfo: Mapping[str, Any]) -> AsyncConnection:
     )
     try:
         await schema.check_async(connection)
-        await connection.execute(f"LISTEN {WAKE_CHANNEL}")
     except BaseException:
         await connection.close()
         raise
     return connection
-
-
-async def hears(connection: AsyncConnection, conninfo: Mapping[str, Any]) -> bool:
-    """Whether notifications come. A pooler that gives each transaction another session passes none on, and does not
-    have what this one has prepared.
-
-    :param conninfo: libpq's connection parameters by name.
-    """
-    row = await (await connection.execute(BACKEND_PID)).fetchone()
-    assert row is not None
-    if row["pg_backend_pid"] == connection.info.backend_pid:
-        return True
-    connection.prepare_threshold = None
-    async with await AsyncConnection.connect(
-        **{**CONNECTION_DEFAULTS, **conninfo, "prepare_threshold": None}, autocommit=True
-    ) as other:
-        await other.execute("SELECT pg_notify(%s, '')", [WAKE_CHANNEL])
-    return bool([notification async for notification in connection.notifies(timeout=_ECHO, stop_after=1)])
 
 
 async def clock(connection: AsyncConnection) -> datetime:

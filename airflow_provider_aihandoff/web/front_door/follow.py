@@ -24,12 +24,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from airflow_provider_aihandoff.core.backoff import backoff
 from airflow_provider_aihandoff.core.database import schema
-from airflow_provider_aihandoff.core.database.connection import (
-    BACKEND_PID,
-    CONNECTION_DEFAULTS,
-    JOB_ID,
-    WAKE_CHANNEL,
-)
+from airflow_provider_aihandoff.core.database.connection import CONNECTION_DEFAULTS, JOB_ID, WAKE_CHANNEL
+from airflow_provider_aihandoff.core.database.listening import listen
 from airflow_provider_aihandoff.core.errors import HandoffError
 from airflow_provider_aihandoff.core.job_requests.begin import begin_due
 from airflow_provider_aihandoff.core.job_requests.enqueue import REQUEST_CHANNEL
@@ -109,13 +105,6 @@ class Watch:
     def wake(self) -> None:
         """End the wait, or the next one: there is news beside what it is."""
         self._news.set()
-
-
-async def _through_pooler(connection: psycopg.AsyncConnection[Any]) -> bool:
-    """Whether a pooler stands before the server: it has named another process than the one that answers."""
-    row = await (await connection.execute(BACKEND_PID)).fetchone()
-    assert row is not None
-    return bool(row[0] != connection.info.backend_pid)
 
 
 class Doorkeeper:
@@ -216,11 +205,8 @@ class Doorkeeper:
             )
         try:
             async with asyncio.timeout(_TIMEOUT):
-                if "prepare_threshold" not in conninfo and await _through_pooler(connection):
-                    connection.prepare_threshold = None  # the next check may run in a session that has not prepared it
                 await schema.check_async(connection)
-                await connection.execute(f"LISTEN {WAKE_CHANNEL}")
-                await connection.execute(f"LISTEN {REQUEST_CHANNEL}")
+                await listen(connection, conninfo, WAKE_CHANNEL, REQUEST_CHANNEL)
             working = [asyncio.create_task(self._start()), asyncio.create_task(self._wake())]
             try:
                 while not any(task.done() for task in working):

@@ -137,7 +137,7 @@ def run(dags: Dags) -> RunDag:
 def short_claims(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the claim of an attempt that died be over after some seconds, and not after a minute.
 
-    For the tests of dead attempts alone: a call that takes longer is lost, and this machine may stand still for one.
+    For the tests of dead attempts alone: a call that takes longer is lost, and a busy machine may pause for one.
     """
     monkeypatch.setattr(apply, "CLAIM_MARGIN", 3.0)
     for sender in (SideEffectOperator, PostgresTarget, EmailTarget):

@@ -26,6 +26,7 @@ from airflow.sdk.execution_time.comms import ConnectionResult, _RequestFrame, _R
 
 from airflow_provider_aihandoff.core import signals
 from airflow_provider_aihandoff.core.database import schema
+from airflow_provider_aihandoff.core.database.connection import WAKE_CHANNEL
 from airflow_provider_aihandoff.core.errors import LedgerUnavailable
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Job, Revision
@@ -333,21 +334,21 @@ class TestOneForAll:
         jobs = running(ledger, 20)
         opened: list[wake_queries.AsyncConnection] = []
         too_soon: list[wake_queries.AsyncConnection] = []
-        listen = wake_queries.listen
+        connect = wake_queries.connect
 
         async def one_at_a_time(conninfo: dict[str, Any]) -> wake_queries.AsyncConnection:
             too_soon.extend(connection for connection in opened if not connection.closed)
-            opened.append(await listen(conninfo))
+            opened.append(await connect(conninfo))
             return opened[-1]
 
-        monkeypatch.setattr(wake_queries, "listen", one_at_a_time)
+        monkeypatch.setattr(wake_queries, "connect", one_at_a_time)
         last = Fleet([response_trigger(jobs[0])])
         for job_id, next_id in pairwise(jobs):
             await caught_up()
             with psycopg.connect(**conninfo) as holder:
                 # The check that is under way ends only when it was cancelled at the server.
                 holder.execute("LOCK TABLE aihandoff.revisions")
-                other.execute(f"NOTIFY {wake_queries.WAKE_CHANNEL}, '{job_id}'")
+                other.execute(f"NOTIFY {WAKE_CHANNEL}, '{job_id}'")
                 await until(lambda: opened[-1].pgconn.transaction_status == psycopg.pq.TransactionStatus.ACTIVE)
                 await last.cancel()
                 last = Fleet([response_trigger(next_id)])
@@ -490,7 +491,7 @@ class TestWhatEndsAWait:
         fleet = Fleet([response_trigger(job_id)])
         await caught_up()
 
-        other.execute("SELECT pg_notify(%s, %s)", [wake_queries.WAKE_CHANNEL, payload])
+        other.execute("SELECT pg_notify(%s, %s)", [WAKE_CHANNEL, payload])
         webhook(ledger, job_id)
 
         assert len(await fleet.ended()) == 1
@@ -509,7 +510,7 @@ class TestWhatEndsAWait:
             other.execute(  # those of others, and ours among them
                 "SELECT pg_notify(%s, CASE WHEN n %% 50 = 0 THEN (%s::bigint[])[n / 50] ELSE n + 1000000 END::text) "
                 "FROM generate_series(1, 10000) AS n",
-                [wake_queries.WAKE_CHANNEL, jobs],
+                [WAKE_CHANNEL, jobs],
             )
         await fleet.ended()
 
@@ -609,7 +610,7 @@ class TestRestart:
         with psycopg.connect(**conninfo) as holder:
             holder.execute("UPDATE aihandoff.revisions SET response_status = 'completed' WHERE job_id = %s", [job_id])
             holder.execute("LOCK TABLE aihandoff.revisions")
-            other.execute("SELECT pg_notify(%s, %s)", [wake_queries.WAKE_CHANNEL, str(job_id)])
+            other.execute("SELECT pg_notify(%s, %s)", [WAKE_CHANNEL, str(job_id)])
             await until(lambda: _waits_for_a_lock(other))
             other.execute(END_CONNECTIONS, [APPLICATION_NAME])
 

@@ -358,7 +358,7 @@ class TestWithoutRoom:
         ask("a", 4)
         first, held, other = ask("b", 3), ask("c", 1), ask("d", 1)
         waits = [(each.revision.job_id, 1, str(each.revision.submit_lease_until)) for each in (first, held, other)]
-        async with await wake_queries.listen(conninfo) as connection:
+        async with await wake_queries.connect(conninfo) as connection:
             await wake_queries.use_budgets(connection)
             assert await wake_queries.settled_submissions(connection, waits) == set()
             ledger.cancels.cancel(first.revision.job_id, actor=TEST, reason="not needed")
