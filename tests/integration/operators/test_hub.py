@@ -9,6 +9,7 @@ import asyncio
 import gc
 import json
 import logging
+import socket
 import threading
 import time
 from collections import Counter
@@ -647,8 +648,8 @@ class TestRestart:
     ) -> None:
         (job_id,) = running(ledger)
         webhook(ledger, job_id)
-        async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0) as silent:
-            port = silent.sockets[0].getsockname()[1]
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            port = silent.getsockname()[1]
             monkeypatch.setenv(LEDGER, ledger_connection(conninfo, port=port, connect_timeout=2))
             fleet = Fleet([response_trigger(job_id)])
             used, ticks = time.process_time(), 0
