@@ -188,13 +188,13 @@ def print_rewrite(conninfo: Mapping[str, Any]) -> None:
         for name in before.tables:
             connection.execute(psycopg.sql.SQL("VACUUM FULL aihandoff.{}").format(psycopg.sql.Identifier(name)))
     after = sizes(conninfo)
-    print(f"\n{'beside freshly written ones':32}{'MiB':>9}{'rewritten':>11}{'times':>7}")
+    print(f"\n{'beside freshly written ones':32}{'MiB':>9}{'rewritten':>11}{'times':>10}")
     rows = {"rows": (before.bytes - before.index_bytes, after.bytes - after.index_bytes)}
     rows["indexes"] = (before.index_bytes, after.index_bytes)
     worst = sorted(before.indexes, key=lambda name: after.indexes[name] - before.indexes[name])[:SHOWN]
     rows |= {f"  {name}": (before.indexes[name], after.indexes[name]) for name in worst}
     for name, (old, new) in rows.items():
-        print(f"{name:32}{old / 2**20:9,.1f}{new / 2**20:11,.1f}{old / max(new, 1):7.2f}")
+        print(f"{name:32}{old / 2**20:9,.1f}{new / 2**20:11,.1f}{old / max(new, 1):10,.2f}")
 
 
 if __name__ == "__main__":
