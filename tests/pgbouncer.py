@@ -6,6 +6,7 @@ import os
 import pwd
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,6 +68,27 @@ def pgbouncer(conninfo: dict[str, Any], tmp_path: Path, mode: str = "transaction
     finally:
         process.terminate()
         process.wait(20)
+
+
+@contextmanager
+def busy(through: dict[str, Any]) -> Iterator[None]:
+    """Clients of the pooler that keep its sessions busy, so that one client's transactions get different ones."""
+    over = threading.Event()
+
+    def work() -> None:
+        with psycopg.connect(**through, autocommit=True, prepare_threshold=None) as connection:
+            while not over.is_set():
+                connection.execute("SELECT pg_sleep(0.02)")
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
 
 
 def _wait_for(conninfo: dict[str, Any]) -> None:

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
 from airflow_provider_aihandoff.core.ledger import Ledger
@@ -17,31 +13,10 @@ from airflow_provider_aihandoff.web.front_door import follow
 from airflow_provider_aihandoff.web.front_door.follow import Doorkeeper
 from tests.factories import ask, draft, job_spec
 from tests.integration.operators.conftest import postgres_connection
-from tests.pgbouncer import pgbouncer
+from tests.pgbouncer import busy, pgbouncer
 
 #: More often than statements are run before they are prepared.
 CHECKS = 12
-
-
-@contextmanager
-def others(through: dict[str, Any]) -> Iterator[None]:
-    """Clients of the pooler that keep its sessions busy, so that one client's transactions get different ones."""
-    over = threading.Event()
-
-    def work() -> None:
-        with psycopg.connect(**through, autocommit=True, prepare_threshold=None) as connection:
-            while not over.is_set():
-                connection.execute("SELECT pg_sleep(0.02)")
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        for thread in threads:
-            thread.join()
 
 
 async def test_in_transaction_mode_one_connection_is_enough_for_all_checks(
@@ -62,7 +37,7 @@ async def test_in_transaction_mode_one_connection_is_enough_for_all_checks(
         return found
 
     monkeypatch.setattr(Doorkeeper, "_read", staticmethod(counted))
-    with pgbouncer(conninfo, tmp_path) as through, others(through):
+    with pgbouncer(conninfo, tmp_path) as through, busy(through):
         monkeypatch.setenv("AIRFLOW_CONN_AIHANDOFF_LEDGER", postgres_connection(through))
         doorkeeper = Doorkeeper(lambda: 0, lambda: None, lambda _: 0, lambda _: None)
         async with doorkeeper.watching(job.job_id, str(job.event_seq)) as watch:

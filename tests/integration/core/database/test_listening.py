@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from airflow_provider_aihandoff.core.database.listening import listen
-from tests.pgbouncer import POOL_SIZE, pgbouncer
+from tests.pgbouncer import POOL_SIZE, busy, pgbouncer
 
 CHANNELS = "kettle", "toaster"
 
@@ -50,10 +50,11 @@ async def test_notifications_of_every_channel_come_from_the_server_and_through_a
             assert await heard(connection) == [(channel, "7") for channel in CHANNELS]
 
 
+@pytest.mark.parametrize("clients", [nullcontext, busy])
 async def test_a_pooler_in_transaction_mode_is_left_with_no_session_that_listens(
-    conninfo: dict[str, Any], tmp_path: Path
+    conninfo: dict[str, Any], tmp_path: Path, clients: Callable[[dict[str, Any]], AbstractContextManager[Any]]
 ) -> None:
-    with pgbouncer(conninfo, tmp_path) as through:
+    with pgbouncer(conninfo, tmp_path) as through, clients(through):
         async with await connect(through) as connection:
             assert not await listen(connection, through, *CHANNELS)
             assert connection.prepare_threshold is None
