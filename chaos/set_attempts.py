@@ -133,6 +133,7 @@ class _TaskInstance:
     """As much of Airflow's task instance as the operators use."""
 
     owner: Owner
+    task: Any
     xcom: Any
 
     def __getattr__(self, name: str) -> Any:
@@ -167,7 +168,7 @@ def _execute(world: World, ledger: Ledger, attempt: Attempt, *, once: bool = Fal
     task: Any = dag.get_task(_TASKS[attempt.step])
     owner = Owner(DAG_ID, attempt.work.key, task.task_id, -1, attempt.owner.ti_id, attempt.number)
     found = set_of(ledger, attempt.work)
-    ti = _TaskInstance(owner, None if found is None else {"set_id": found.set_id})
+    ti = _TaskInstance(owner, task, None if found is None else {"set_id": found.set_id})
     run = SimpleNamespace(
         dag_id=DAG_ID, run_id=attempt.work.key, run_type="manual", triggering_user_name="bob", conf={}, clear_number=0
     )
