@@ -32,7 +32,8 @@ async def work(
     :param at_once: how many requests are sent at the same time.
     :param last: nothing is written before everything is answered.
     """
-    client = AsyncOpenAI(base_url=openai, api_key="any", max_retries=0)
+    # A server may close an idle connection at the moment it is used again.
+    client = AsyncOpenAI(base_url=openai, api_key="any", max_retries=2)
     slots, calls = asyncio.Semaphore(in_flight), asyncio.Semaphore(at_once)
     replies: list[str] = []
 
