@@ -342,9 +342,7 @@ def _check_notifications(
     connection.execute(f"LISTEN {_CHANNEL}")
     with connect() as other:
         other.execute(f"NOTIFY {_CHANNEL}")
-    arrived = list(connection.notifies(timeout=_NOTIFIED_WITHIN, stop_after=1))
-    connection.execute(f"UNLISTEN {_CHANNEL}")
-    if arrived:
+    if next(iter(connection.notifies(timeout=_NOTIFIED_WITHIN, stop_after=1)), None) is not None:
         return Finding(Level.OK, "notifications", "A notification of the ledger arrives.")
     return Finding(
         Level.WARNING,
