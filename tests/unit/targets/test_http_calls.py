@@ -71,7 +71,7 @@ class TestBounds:
             lead_to(monkeypatch, port)
             began = time.monotonic()
             assert send_soon() == Applied(None, {"status": 201})
-            assert time.monotonic() - began < 60
+            assert time.monotonic() - began < 5
 
     def test_a_tls_handshake_that_drips_is_cut_off_and_nothing_has_left(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with listening(dripping(b"\x16\x03\x03\x40\x00")) as port:
@@ -79,7 +79,7 @@ class TestBounds:
             began = time.monotonic()
             with pytest.raises(EffectNotNow):
                 send_soon()
-            assert time.monotonic() - began < 60
+            assert time.monotonic() - began < 5
 
     def test_an_answer_is_read_up_to_a_bound_also_where_it_is_compressed(
         self, target: Target, monkeypatch: pytest.MonkeyPatch
