@@ -45,13 +45,22 @@ class TaskInstance:
     :param xcoms: what the other tasks of the run have returned, by their ids.
     """
 
-    dag_id: str
+    task: Any
     run_id: str
-    task_id: str
     xcoms: Mapping[str, Any]
     map_index: int = -1
     try_number: int = 1
     max_tries: int = 3
+
+    @property
+    def dag_id(self) -> str:
+        """Of the task's Dag."""
+        return str(self.task.dag_id)
+
+    @property
+    def task_id(self) -> str:
+        """Of the task."""
+        return str(self.task.task_id)
 
     @property
     def id(self) -> str:
@@ -93,7 +102,7 @@ class DagRun:
 
     def _leg(self, task_id: str, work: Any) -> Any:
         task = self.dag.get_task(task_id).prepare_for_execution()
-        ti = TaskInstance(self.dag.dag_id, self.run_id, task_id, self.xcoms)
+        ti = TaskInstance(task, self.run_id, self.xcoms)
         run = SimpleNamespace(
             dag_id=self.dag.dag_id,
             run_id=self.run_id,

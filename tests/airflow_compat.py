@@ -53,6 +53,12 @@ def get_parser() -> ArgumentParser:
     return parser
 
 
+async def start_reader(comms: Any) -> None:
+    """Have a trigger's side of the supervisor's socket read answers; older releases read each where it is asked for."""
+    if hasattr(comms, "start_reader"):
+        await comms.start_reader()
+
+
 def name_exceptions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have callbacks get what ended an attempt: before 3.2, they do not where it is one that no retry can fix."""
     if RELEASE >= (3, 2):

@@ -22,6 +22,7 @@ import httpx
 import psycopg
 import pytest
 
+from airflow_provider_aihandoff.airflow_compat import PROGRAM
 from airflow_provider_aihandoff.core.database.history import first_break
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.states import Disposition
@@ -33,7 +34,12 @@ from tests.waiting import until
 
 BODY = b'{"type": "response.completed", "data": {"id": "resp_of_the_tests"}}'
 JSON = {"Content-Type": "application/json"}
-AIRFLOW = Path(sys.executable).with_name("airflow")
+#: What `PROGRAM` is, of the Python that runs the tests.
+COMMAND = (
+    [Path(sys.executable).with_name("airflow"), "aihandoff"]
+    if PROGRAM.startswith("airflow")
+    else [sys.executable, "-m", "airflow_provider_aihandoff"]
+)
 
 Start = Callable[..., subprocess.Popen[str]]
 
@@ -68,7 +74,7 @@ def start(environment: dict[str, str]) -> Iterator[Start]:
 
     def run(*words: str, **changes: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [AIRFLOW, "aihandoff", "webhooks", "serve", "--port", "0", *words],
+            [*COMMAND, "webhooks", "serve", "--port", "0", *words],
             env={**environment, **changes},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -174,7 +180,7 @@ def test_the_receiver_does_not_start_without_the_schema_of_the_ledger(
 ) -> None:
     connection = json.loads(environment["AIRFLOW_CONN_AIHANDOFF_LEDGER"])
     empty = json.dumps({**connection, "schema": empty_conninfo["dbname"]})
-    assert "airflow aihandoff db upgrade" in refusal(AIRFLOW_CONN_AIHANDOFF_LEDGER=empty)
+    assert f"{PROGRAM} db upgrade" in refusal(AIRFLOW_CONN_AIHANDOFF_LEDGER=empty)
     away = json.dumps({**connection, "port": 1})
     assert "the ledger's database gave no connection" in refusal(AIRFLOW_CONN_AIHANDOFF_LEDGER=away)
 

@@ -76,7 +76,7 @@ def test_a_job_is_shown_with_its_output_its_plan_and_its_history(airflow: Airflo
     shown = airflow("jobs", "show", job.job_id)
     for part in ("A kettle.", "http://cms/posts/kettle", str(job.review_digest), "history: unbroken"):
         assert part in shown
-    assert str(explain(on_ledger.record(job.job_id))) in shown
+    assert str(explain(on_ledger.record(job.job_id))).replace("airflow aihandoff", PROGRAM) in shown
 
 
 def test_a_job_is_watched_until_it_has_ended(

@@ -42,6 +42,7 @@ from airflow_provider_aihandoff.triggers.response import OpenAIBackgroundRespons
 from airflow_provider_aihandoff.triggers.waits import PolledWait, ResponseWait
 from demo.postgres import Postgres, PostgresServer
 from tests import factories
+from tests.airflow_compat import start_reader
 from tests.factories import effect_plan, in_an_hour, job_spec
 from tests.integration.operators.conftest import postgres_connection
 from tests.recorder import recording
@@ -1131,7 +1132,7 @@ class TestTriggerer:
             comms = TriggerCommsDecoder(
                 async_writer=writer, async_reader=reader, socket=writer.get_extra_info("socket")
             )
-            await comms.start_reader()
+            await start_reader(comms)
             monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", comms, raising=False)
             (job_id,) = running(ledger)
             fleet = Fleet([response_trigger(job_id)])

@@ -180,7 +180,7 @@ def test_what_is_late_in_a_batch_is_moved_and_not_paid_twice(
 
     monkeypatch.setitem(transport.WINDOWS, transport.Transport.BATCH, timedelta(seconds=1))
     monkeypatch.setattr(transport, "SPARE", timedelta(seconds=2))
-    done = run(lambda: draft_set(complete_by=timedelta(seconds=5), metadata={"standin": "batch_delay=5"}))
+    done = run(lambda: draft_set(complete_by=timedelta(seconds=5), metadata={"standin": "batch_delay=14"}))
     assert done.state == "success", done.errors
     assert done.xcoms["draft"]["said"] == "7 completed"
     made = [each.response for each in stand_in.responses().responses]
@@ -201,7 +201,7 @@ def test_what_is_late_in_a_completion_window_is_moved(
 
     monkeypatch.setitem(transport.WINDOWS, transport.Transport.TWO_HOURS, timedelta(seconds=1))
     monkeypatch.setattr(transport, "SPARE", timedelta(seconds=2))
-    items = [{**item, "words": "delay=0" if number < 3 else "delay=8"} for number, item in enumerate(ITEMS)]
+    items = [{**item, "words": "delay=0" if number < 3 else "delay=20"} for number, item in enumerate(ITEMS)]
     words = {"standin": "{{ item.words }}"}
     done = run(lambda: draft_set(items, complete_by=timedelta(seconds=6), max_revisions=2, metadata=words))
     assert done.state == "success", done.errors

@@ -129,8 +129,9 @@ def test_no_page_of_another_origin_may_read_an_answer_unless_airflow_says_so(
     other = {"Origin": "https://shop.test", "Access-Control-Request-Method": "POST"}
     for path in ("/aihandoff/api/v1/jobs", "/aihandoff/api/v1/job-types"):
         for answer in (stranger.options(path, headers=other), login("bob", bearer=True).get(path, headers=other)):
-            assert not [name for name in answer.headers if name.startswith("access-control-")]
-        assert stranger.options(path, headers=other).status_code == 405
+            # Without this one, a browser keeps the answer from the page. Before 3.2, Airflow says what else is allowed.
+            assert "access-control-allow-origin" not in answer.headers
+        assert stranger.options(path, headers=other).status_code in (400, 405)
 
 
 def test_the_origins_that_airflow_allows_may_read_answers(

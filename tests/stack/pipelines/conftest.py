@@ -58,7 +58,7 @@ def connections(mailbox: Mailbox, slack: Target) -> Iterator[dict[str, str]]:
 def demo(tmp_path_factory: pytest.TempPathFactory, connections: dict[str, str]) -> Iterator[LocalDemo]:
     dags = Path(tmp_path_factory.mktemp("dags"))
     for folder in (DAGS_FOLDER, Path(__file__).parents[1] / "dags"):
-        shutil.copytree(folder, dags, dirs_exist_ok=True)
+        shutil.copytree(folder, dags, dirs_exist_ok=True, ignore=shutil.ignore_patterns("features.py"))  # needs 3.2
     home = Path(tmp_path_factory.mktemp("demo"))
     with running_demo(home, dags, extra_env=connections, answer_seconds=5) as demo:
         demo.airflow.api().wait_for_dags({*PIPELINES, *OTHER_DAGS})

@@ -80,9 +80,13 @@ def assert_nothing_secret(text: str, body: bytes) -> None:
         assert value not in text
 
 
-async def deliver(app: FastAPI, receive: Callable[[], Any], prefix: str = "") -> int:
-    """One request, as a server hands it to the app; the status of the answer."""
-    headers = [(name.lower().encode(), value.encode()) for name, value in {**JSON, **signed(BODY)}.items()]
+async def deliver(app: FastAPI, receive: Callable[[], Any], prefix: str = "", **more: str) -> int:
+    """One request, as a server hands it to the app; the status of the answer.
+
+    :param more: headers beside those of the signature.
+    """
+    said = {**JSON, **signed(BODY), **{name.replace("_", "-"): value for name, value in more.items()}}
+    headers = [(name.lower().encode(), value.encode()) for name, value in said.items()]
     path = f"{prefix}/webhooks/openai/openai_default"
     scope = {
         "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",

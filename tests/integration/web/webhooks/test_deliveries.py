@@ -106,15 +106,13 @@ def test_a_content_type_may_have_a_charset(openai: TestClient) -> None:
     assert send(openai, Content_Type="Application/JSON; charset=utf-8").status_code == 200
 
 
-def test_a_body_over_the_limit_is_refused_by_its_length_unread(
-    openai: TestClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def unread(*args: Any) -> Any:
+@pytest.mark.usefixtures("receiver")
+async def test_a_body_over_the_limit_is_refused_by_its_length_unread(airflow: FastAPI) -> None:
+    async def receive() -> Any:
         raise AssertionError("it was read")
 
-    monkeypatch.setattr("starlette.requests.Request.stream", unread)
-    assert send(openai, b" " * 65_537).status_code == 413
-    assert send(openai, b"", content_length="9" * 5000).status_code == 413
+    assert await deliver(airflow, receive, "/aihandoff", content_length="65537") == 413
+    assert await deliver(airflow, receive, "/aihandoff", content_length="9" * 5000) == 413
 
 
 @pytest.mark.usefixtures("receiver")
