@@ -76,13 +76,20 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _report(what: str, found: dict[str, dict[str, Any]], items: int, goal: float) -> None:
     print(f"{items:,} items {what}")
     for who, result in found.items():
-        own, all_of_them = (1000 * result[whose] / items for whose in ("cpu", "machine"))
-        rate = f"{result['seconds']:8.1f} s {items / result['seconds']:8.1f} a second"
-        print(f"  {who:23} {rate} {own:6.1f} ms CPU, {all_of_them:5.1f} ms with all other processes")
+        _line(who, result, items)
+        tasks: dict[str, Any] = result.get("tasks", {})
+        for task_id, part in tasks.items() if len(tasks) > 1 else ():
+            _line(f"  its {task_id}", part, items)
     for who in [who for who in found if who != "set"]:
         aim = f"   goal: {goal:.0%}" if who == "script" else ""
         print(f"  set / {who:23} {found[who]['seconds'] / found['set']['seconds']:9.0%}{aim}")
     sys.stdout.flush()
+
+
+def _line(who: str, result: dict[str, Any], items: int) -> None:
+    own, all_of_them = (1000 * result[whose] / items for whose in ("cpu", "machine"))
+    rate = f"{result['seconds']:8.1f} s {items / result['seconds']:8.1f} a second"
+    print(f"  {who:23} {rate} {own:6.1f} ms CPU, {all_of_them:5.1f} ms with all other processes")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Run as ``python -m benchmarks.sets_bare ITEMS OPENAI TARGET IN_FLIGHT AT_ONCE SECONDS WRITES``; without a target as
 ``-``, it does not write. It knows how long the model takes, and asks for each answer when it is due. It writes each
 answer as it comes where WRITES is ``at once``, and all of them once they are there where it is ``last``, as tasks do
-that follow each other. The last line that it prints says how long it took, and the CPU of this process.
+that follow each other. The last line that it prints says what it took, as a meter reads it.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-import time
 from pathlib import Path
 
 import httpx
 from openai import AsyncOpenAI
 
+from benchmarks.meter import Meter
 from benchmarks.sets_request import Label, message_of, request_of
 
 #: Seconds between two questions about a response that is late.
@@ -75,11 +75,11 @@ async def work(
 def main() -> None:
     """Do all items, and print seconds and number."""
     items, openai, target, in_flight, at_once, seconds, writes = sys.argv[1:]
-    begun, cpu = time.perf_counter(), time.process_time()
+    meter = Meter()
     where = None if target == "-" else target
     counts = int(in_flight), int(at_once), float(seconds)
     done = asyncio.run(work(Path(items), openai, where, *counts, last=writes == "last"))
-    print(json.dumps({"seconds": time.perf_counter() - begun, "items": done, "cpu": time.process_time() - cpu}))
+    print(json.dumps({**meter.read(), "items": done}))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """A set of many items in this process, as an author writes it, run by Airflow's ``dag.test()``.
 
 Run as ``python -m benchmarks.sets_dag ITEMS TARGET IN_FLIGHT AT_ONCE``; without a target as ``-``, it is drafted alone.
-The last line that it prints says how long it took, from the first task's first leg, the CPU of this process, as a whole
-and by task, and its peak memory.
+The last line that it prints says what it took from the first task's first leg, as a meter reads it, as a whole and by
+task, and its peak memory.
 """
 
 from __future__ import annotations
@@ -10,23 +10,23 @@ from __future__ import annotations
 import json
 import resource
 import sys
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from airflow_provider_aihandoff.hooks.model_provider import load_sdk
+from benchmarks.meter import Meter
 from benchmarks.sets_request import INSTRUCTIONS, MODEL, Label
 
-_begun: list[float] = []
+_meters: dict[str, Meter] = {}
 _legs: list[str] = []
-_cpu: dict[str, float] = {}
 
 
 def _note(context: Any) -> None:
-    _begun.append(time.perf_counter())
-    _legs.append(context["ti"].task_id)
-    _cpu.setdefault(context["ti"].task_id, time.process_time())
+    task_id = context["ti"].task_id
+    _legs.append(task_id)
+    if task_id not in _meters:
+        _meters[task_id] = Meter()
 
 
 def make_dag(items: Path, *, writes: bool, in_flight: int, at_once: int) -> Any:
@@ -94,13 +94,20 @@ def main() -> None:
     load_sdk()  # as a scheduler that imports what tasks need
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     done = run(dag)
-    seconds = time.perf_counter() - _begun[0]
+    measured = {task_id: meter.read() for task_id, meter in _meters.items()}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert str(done.state) == "success", done.state
-    marks = [*_cpu.values(), time.process_time()]
-    cpu = {task_id: end - mark for (task_id, mark), end in zip(_cpu.items(), marks[1:], strict=True)}
-    found = {"seconds": seconds, "peak_kib": peak, "before_kib": before, "legs": _legs.count("draft")}
-    print(json.dumps({**found, "cpu": sum(cpu.values()), "cpu_by_task": cpu}))
+    found = {**next(iter(measured.values())), "peak_kib": peak, "before_kib": before, "legs": _legs.count("draft")}
+    print(json.dumps({**found, "tasks": _each(measured)}))
+
+
+def _each(measured: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """What each task took by itself, of what the meters say that began with each of them and ended together."""
+    following = [*list(measured.values())[1:], {}]
+    return {
+        task_id: {name: value - after.get(name, 0.0) for name, value in whole.items()}
+        for (task_id, whole), after in zip(measured.items(), following, strict=True)
+    }
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -40,8 +39,6 @@ class Services:
     def run(self, module: str, *arguments: object, ledger: str | None = None) -> dict[str, Any]:
         """Run a module of the benchmark in a process of its own, and return what its last line says.
 
-        To that comes ``machine``: the seconds that all processors were busy meanwhile, in whatever process.
-
         :param ledger: the database of its ledger, which is made.
         :raises RuntimeError: it failed.
         """
@@ -50,12 +47,13 @@ class Services:
             self.postgres.create_database(ledger)
             schema.upgrade(self.postgres.connection_kwargs(ledger))
             env["AIRFLOW_CONN_AIHANDOFF_LEDGER"] = json.dumps(postgres_connection(self.postgres, ledger))
-        command, busy = python("-m", module, *map(str, arguments)), _busy_seconds()
+        command = python("-m", module, *map(str, arguments))
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
         (self.folder / f"{module}.log").write_text(done.stdout + done.stderr)
         if done.returncode:
             raise RuntimeError(f"{module} failed:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
-        return {**json.loads(done.stdout.splitlines()[-1]), "machine": _busy_seconds() - busy}
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return found
 
     def items(self, number: int) -> Path:
         """A file with so many items, one a line."""
@@ -110,12 +108,6 @@ def _settings(folder: Path, openai: int, business: int) -> dict[str, str]:
         "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING",
         **{f"AIRFLOW_CONN_{name.upper()}": json.dumps(value) for name, value in connections.items()},
     }
-
-
-def _busy_seconds() -> float:
-    """How long the processors of this machine have been busy, as Linux counts it (``man 5 proc_stat``)."""
-    _, user, nice, system, _, _, interrupts, soft, *_ = Path("/proc/stat").read_text().split(maxsplit=9)
-    return sum(map(int, (user, nice, system, interrupts, soft))) / os.sysconf("SC_CLK_TCK")
 
 
 def _answers(url: str) -> bool:
