@@ -30,10 +30,19 @@ from airflow_provider_aihandoff.targets.http import HttpTarget, plan_probe, plan
 from demo.postgres import PostgresServer, open_postgres
 from tests.factories import LEASE, approve, ask, draft, job_spec
 from tests.integration.core.effects.effects import ACTOR, end_pauses, later
-from tests.integration.targets.mail_systems import MAIL_FAULTS, MAIL_PATIENCE, MailServer, Security, serving_mail
+from tests.integration.targets.mail_systems import (
+    MAIL_FAULTS,
+    MAIL_PATIENCE,
+    SLOW_MAIL_FAULTS,
+    MailServer,
+    Security,
+    serving_mail,
+)
 from tests.integration.targets.systems import (
     FAULTS,
+    LONG_PATIENCE,
     PATIENCE,
+    SLOW_FAULTS,
     BusyStore,
     Cms,
     CmsWithout,
@@ -228,7 +237,8 @@ def play(ledger: Ledger, row: Row, fault: str, number: int) -> Cell:
         )
         plan = plan_request("grid", name="write", **row.request)
         probe = None if row.probe is None else plan_probe("grid", row.probe, "write")
-        target = HttpTarget("write", PATIENCE, "$.id", probe_plan=probe, grace_seconds=0.2, **row.options)
+        patience = PATIENCE if fault in SLOW_FAULTS else LONG_PATIENCE
+        target = HttpTarget("write", patience, "$.id", probe_plan=probe, grace_seconds=0.2, **row.options)
         planned = EffectPlan(
             "write",
             "http",
@@ -253,7 +263,8 @@ def play_mail(ledger: Ledger, row: MailRow, fault: str, number: int) -> Cell:
         words: dict[str, Any] = {"subject": "Kettle", "text": "It boils.", "html": None, "headers": None}
         plan = plan_mail("grid", sender=None, to=to, **words, name="write")
         planned = EffectPlan("write", "email", plan, digest(plan), plan)
-        state, note = _end_of(ledger, [planned], EmailTarget("write", MAIL_PATIENCE), number)
+        patience = MAIL_PATIENCE if fault in SLOW_MAIL_FAULTS else LONG_PATIENCE
+        state, note = _end_of(ledger, [planned], EmailTarget("write", patience), number)
     return Cell(row, fault, state, server.count(), server.sent, server.count(), note)
 
 

@@ -48,6 +48,10 @@ MAIL_FAULTS = (
     "connection refused, each time",
     "TLS refused, each time",
 )
+#: Those that clients wait for in vain.
+SLOW_MAIL_FAULTS = tuple(
+    fault for fault in MAIL_FAULTS if fault.startswith(("accepted, ", "slow", "greeting")) and "dropped" not in fault
+)
 
 _LOGIN = ("shop", "pa55-of-the-shop")
 

@@ -18,8 +18,9 @@ from urllib.parse import parse_qs, urlsplit
 
 Reply = tuple[int, Any, Mapping[str, str]]
 
-#: How long clients wait, in seconds.
-PATIENCE = 0.3
+#: How long clients wait for a system that is slow, in seconds, and for every other one: on a busy machine, that may
+#: be slow, too.
+PATIENCE, LONG_PATIENCE = 0.3, 30.0
 
 #: What happens to the first write, or to every one. ``applied``: the system has done it before.
 FAULTS = (
@@ -39,6 +40,8 @@ FAULTS = (
     "dropped before",
     "sent twice on the way",
 )
+#: Those that clients wait for in vain.
+SLOW_FAULTS = ("applied, no answer in time", "applied, slow drip")
 LATER = {"Retry-After": "1"}
 
 

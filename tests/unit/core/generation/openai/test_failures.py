@@ -76,7 +76,7 @@ class TestAnswers:
 class TestNoAnswer:
     @pytest.mark.parametrize("fault", ["create=timeout_after_accept", "create=drop_after_accept"])
     def test_a_request_that_was_accepted_without_an_answer_is_unknown(self, base_url: str, fault: str) -> None:
-        failure = create(base_url, fault, timeout=0.3)
+        failure = create(base_url, fault, timeout=1.0)
         assert (failure.sent, "after the request was sent" in failure.reason) == (Sent.UNKNOWN, True)
 
     def test_a_refused_connection_has_sent_nothing(self, closed_port: int) -> None:

@@ -134,7 +134,7 @@ class TestOpenAI:
 
     def test_a_create_takes_no_longer_than_it_may(self, openai: OpenAIProvider) -> None:
         request = {**REQUEST, "metadata": {"standin": "create=timeout_after_accept"}}
-        failure = openai.create(request, {}, timeout=0.3)
+        failure = openai.create(request, {}, timeout=1.0)
         assert isinstance(failure, SubmitFailure)
         assert (failure.sent, "APITimeoutError" in failure.reason) == (Sent.UNKNOWN, True)
 
