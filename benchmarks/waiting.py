@@ -72,6 +72,7 @@ def measure_sets(jobs: int, of_each: int) -> None:
         ("connections to the ledger", f"{found.ledger_connections:,}"),
         ("CPU idle, event loop's process (s/s); goal: 0.02", f"{found.cpu:.3f}"),
         ("CPU idle, its parent (s/s)", f"{found.supervisor_cpu:.3f}"),
+        ("CPU while webhooks are silent (s/s)", f"{found.silent_cpu:.3f}"),
         ("memory of all, event loop's process (MiB)", f"{found.memory * found.waiting / 1024:,.1f}"),
         ("memory a job (KiB)", f"{found.memory / of_each:,.2f}"),
         ("requests a minute, webhooks arrive", f"{found.requests or 0:,.0f}"),

@@ -202,9 +202,10 @@ class WaitingStack:
         """For how many seconds the event loop was blocked, each time that Airflow noticed it (above 0.2 s)."""
         return [float(found) for found in re.findall(r"blocked for ([\d.]+) seconds", self._triggerer_log())]
 
-    def webhooks_noticed(self) -> bool:
-        """Whether the hub has found that webhooks arrive."""
-        return "Webhooks arrive" in self._triggerer_log()
+    def webhooks_arrive(self) -> bool:
+        """Whether webhooks arrive, as far as the hub has found."""
+        log = self._triggerer_log()
+        return log.rfind("Webhooks arrive") > log.rfind("Webhooks have fallen silent")
 
     def ledger_queries(self) -> list[datetime]:
         """For each connection of the triggerer to the ledger, when its last statement began."""
