@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
+import sqlalchemy
 from airflow.providers.postgres.hooks import postgres as hook_module
 
 from airflow_provider_aihandoff.core.effects.target import Applied
@@ -26,7 +27,7 @@ UPDATE = "UPDATE reports SET title = title || '!' WHERE title LIKE %(title)s"
 
 
 #: With SQLAlchemy 1.4, Airflow's hook knows psycopg 2 alone.
-DRIVERS = ["psycopg 3", "psycopg 2"] if hook_module.USE_PSYCOPG3 else ["psycopg 2"]
+DRIVERS = ["psycopg 2"] if sqlalchemy.__version__.startswith("1.") else ["psycopg 3", "psycopg 2"]
 
 
 @pytest.fixture(params=DRIVERS, autouse=True)
