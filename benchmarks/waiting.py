@@ -13,7 +13,7 @@ set; nothing is ended.
 How the figures are taken:
 
 - Memory is resident memory, beyond that of the same process with one job that waits.
-- CPU is taken over 20 s in which nothing ends. The hub's is taken while webhooks arrive.
+- CPU is taken over 40 s in which nothing ends. The hub's is taken while webhooks arrive.
 - A webhook is `Ledger.inbox.receive`, 40 a second; its time is the one before the call. Without webhooks, it is the
   moment from which OpenAI says `completed`. The event's time is that of "Trigger fired event" in Airflow's log of the
   trigger. The task is resumed when Airflow's database has it as `scheduled`: a trigger in that database notes the time.

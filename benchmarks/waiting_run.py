@@ -18,8 +18,10 @@ from demo.waiting import wait_until
 LOAD_SECONDS = 240
 """How long all jobs may take until they wait; what waits by then is measured."""
 LEAST_FREE_MEMORY = 0.15
-SILENT_SECONDS, IDLE_SECONDS = 15, 20
+SILENT_SECONDS, IDLE_SECONDS = 15, 40
 """How long is measured while webhooks are silent, and while they arrive."""
+QUIET, QUIET_SECONDS = 0.1, 60
+"""What the hub takes of a core at most once it has taken in what has changed, and how long that takes, in seconds."""
 SAMPLE, PER_SECOND = 500, 40
 """How many jobs are ended for the latencies, and how fast."""
 CLOSED_SECONDS = 180
@@ -110,6 +112,7 @@ class Run:
         if figures.pattern in (HUB, SETS):
             loaded = datetime.now(UTC)
             wait_until(lambda: any(at > loaded for at in stack.ledger_queries()), "the hub to check all waits", 30)
+            self._be_quiet()
         figures.load_blocked = stack.blocked()
 
     def _is_loaded(self) -> bool:
@@ -152,6 +155,18 @@ class Run:
         with self._stack.ledger() as ledger:
             ledger.inbox.receive(webhook)
         wait_until(self._stack.webhooks_arrive, "the hub to see that webhooks arrive", 30)
+        self._be_quiet()
+
+    def _be_quiet(self) -> None:
+        """Wait until the hub has taken in all that waits, or has another time for the next poll of each."""
+
+        def is_quiet() -> bool:
+            before = cpu(self._runner)
+            time.sleep(1)
+            return cpu(self._runner).since(before) < QUIET
+
+        with suppress(TimeoutError):  # then that is what it takes
+            wait_until(is_quiet, "the hub to be quiet", QUIET_SECONDS)
 
     def _watch(self, seconds: float) -> float:
         """Watch for a while; return the requests a minute to OpenAI, and note the CPU that was used."""

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from airflow_provider_aihandoff import settings
@@ -32,6 +32,7 @@ from airflow_provider_aihandoff.triggers.waits import (
     ResponseWait,
     ReviewWait,
     SetDecisionWait,
+    SetResponses,
     SetReviewWait,
     SubmissionWait,
     Wait,
@@ -48,6 +49,9 @@ _GATHER = 0.5
 #: How many waits one statement asks about: it takes milliseconds, and holds up nothing else in the loop.
 _BATCH = 1000
 
+#: How many sets one statement asks about.
+_SETS = 50
+
 #: Seconds after which a query of the ledger that brings no answer counts as failed, and so does an attempt to connect.
 _QUERY_TIMEOUT = 30.0
 
@@ -56,8 +60,6 @@ _CLOSE_TIMEOUT = 30.0
 
 #: Between two tries to reach the ledger, in seconds. Well below the interval of the sweep, which no wait exceeds.
 _RECONNECT_BASE, _RECONNECT_CAP = 0.25, 5.0
-
-SomeWait = TypeVar("SomeWait", bound=Wait)
 
 #: What asks the ledger which waits of a kind are over, given the key of each.
 _OVER: Mapping[type[Wait], Callable[[wake_queries.AsyncConnection, Sequence[Any]], Awaitable[set[Any]]]] = {
@@ -91,6 +93,8 @@ class Hub:
         observe(in_task=False)
         self.ledger_conn_id = ledger_conn_id
         self._waits: dict[int, set[Wait]] = {}
+        self._sets: list[SetResponses] = []
+        self._alone: set[Wait] = set()
         self._new: set[Wait] = set()
         self._poller = Poller()
         self._work: asyncio.Task[None] | None = None
@@ -113,7 +117,7 @@ class Hub:
             self._remove(wait)
 
     async def wait_for_some(
-        self, waits: Sequence[Wait], *, enough: int, until: datetime, anyway: bool
+        self, waits: Sequence[Wait], *, enough: int, until: datetime, anyway: bool, of_set: int | None = None
     ) -> list[tuple[Wait, str | None]]:
         """Wait until so many of these have ended, or one of them that is urgent; return those that have, each with what
         it ended with.
@@ -121,12 +125,16 @@ class Hub:
         :param waits: each with its deadline.
         :param enough: how many of them; after ``until``, one is enough.
         :param anyway: return at that time even if none has.
+        :param of_set: the set all of whose responses these wait for that run, and of which no change was asked for.
         """
         ended: list[tuple[Wait, str | None]] = []
         over, late = asyncio.Event(), False
+        sets = [] if of_set is None else [SetResponses(of_set, (w for w in waits if isinstance(w, ResponseWait)))]
 
         def count(wait: Wait, result: asyncio.Future[str | None]) -> None:
             nonlocal late
+            for each in sets:
+                each.ended(wait.job_id)
             if wait is alarm:
                 late = True
             else:
@@ -140,10 +148,15 @@ class Hub:
         for wait in everything:
             wait.result().add_done_callback(partial(count, wait))
             self._add(wait)
+        for each in sets:
+            self._sets.append(each)
+            self._alone.difference_update(each.waits)
         try:
             await over.wait()
             return [*ended]
         finally:
+            for each in sets:
+                self._sets.remove(each)
             for wait in everything:
                 self._remove(wait)
                 wait.end(None)  # a poll of it that is under way schedules no other
@@ -157,6 +170,7 @@ class Hub:
 
     def _add(self, wait: Wait) -> None:
         self._waits.setdefault(wait.job_id, set()).add(wait)
+        self._alone.add(wait)
         self._new.add(wait)
         self._next_deadline = _earliest(self._next_deadline, wait.deadline)
         if isinstance(wait, PolledWait) and wait.polled is not None:
@@ -167,6 +181,7 @@ class Hub:
 
     def _remove(self, wait: Wait) -> None:
         self._new.discard(wait)
+        self._alone.discard(wait)
         of_job = self._waits[wait.job_id]
         of_job.discard(wait)
         if not of_job:
@@ -266,11 +281,16 @@ class Hub:
     async def _sweep(self, connection: wake_queries.AsyncConnection) -> None:
         async with asyncio.timeout(_QUERY_TIMEOUT):
             self._read_clock = await wake_queries.clock(connection), asyncio.get_running_loop().time()
-        waits = [wait for of_job in self._waits.values() for wait in of_job]
-        if any(isinstance(wait, SubmissionWait) for wait in waits):
+        alone, sets = [*self._alone], [*self._sets]
+        self._new.clear()
+        if any(isinstance(wait, SubmissionWait) for wait in alone):
             async with asyncio.timeout(_QUERY_TIMEOUT):
                 await wake_queries.use_budgets(connection)
-        await self._check(connection, waits)
+        others: set[int] = set()
+        for some in _batches(sets, _SETS):
+            async with asyncio.timeout(_QUERY_TIMEOUT):
+                others |= await wake_queries.others_run(connection, some)
+        await self._check(connection, [*alone, *(wait for of in sets if of.set_id in others for wait in of.waits)])
         async with asyncio.timeout(_QUERY_TIMEOUT):
             self._poller.watch(await wake_queries.since_webhook(connection, self._poller.conn_ids()))
             if polled := self._poller.take_polled():
@@ -283,18 +303,21 @@ class Hub:
     async def _check(self, connection: wake_queries.AsyncConnection, waits: list[Wait]) -> None:
         """Ask the ledger about these waits, and end those for which nothing is left to wait."""
         self._new.difference_update(waits)
-        for responses in _batches(wait for wait in waits if isinstance(wait, ResponseWait)):
+        by_kind: dict[type[Wait], list[Any]] = {}
+        for wait in waits:
+            by_kind.setdefault(type(wait), []).append(wait)
+        for responses in _batches(by_kind.get(ResponseWait, ())):
             async with asyncio.timeout(_QUERY_TIMEOUT):
                 ended = await wake_queries.ended_responses(
                     connection, [(wait.job_id, wait.revision) for wait in responses]
                 )
-            for response in responses:
+            for response in responses if ended else ():
                 if status := ended.get((response.job_id, response.revision)):
                     response.end(status)
-        for kind in (SubmissionWait, ReviewWait, EffectWait, SetReviewWait, SetDecisionWait, BatchWait):
-            for batch in _batches(wait for wait in waits if isinstance(wait, kind)):
+        for kind, over_of in _OVER.items():
+            for batch in _batches(by_kind.get(kind, ())):
                 async with asyncio.timeout(_QUERY_TIMEOUT):
-                    over = await _OVER[kind](connection, [wait.key for wait in batch])
+                    over = await over_of(connection, [wait.key for wait in batch])
                 for wait in batch:
                     if wait.key in over:
                         wait.end("over")
@@ -304,7 +327,7 @@ def _earliest(one: datetime | None, other: datetime | None) -> datetime | None:
     return min((moment for moment in (one, other) if moment is not None), default=None)
 
 
-def _batches(waits: Iterable[SomeWait]) -> Iterator[list[SomeWait]]:
-    iterator = iter(waits)
-    while batch := list(islice(iterator, _BATCH)):
+def _batches(of: Iterable[Any], most: int = _BATCH) -> Iterator[list[Any]]:
+    iterator = iter(of)
+    while batch := list(islice(iterator, most)):
         yield batch

@@ -6,6 +6,7 @@ import asyncio
 import heapq
 import logging
 import math
+from collections import Counter
 from collections.abc import Mapping
 from itertools import count
 
@@ -45,6 +46,7 @@ class Poller:
 
     def __init__(self) -> None:
         self._waits: set[PolledWait] = set()
+        self._of_conn: Counter[str] = Counter()
         self._queue: list[tuple[float, int, PolledWait]] = []
         self._order = count()
         self._sooner = asyncio.Event()
@@ -59,11 +61,15 @@ class Poller:
     def add(self, wait: PolledWait) -> None:
         """Poll this response from now on."""
         self._waits.add(wait)
+        self._of_conn[wait.conn_id] += 1
         self._schedule(wait, jittered(self._interval(wait)))
 
     def remove(self, wait: PolledWait) -> None:
         """Poll it no longer."""
-        self._waits.discard(wait)
+        self._waits.remove(wait)
+        self._of_conn[wait.conn_id] -= 1
+        if not self._of_conn[wait.conn_id]:
+            del self._of_conn[wait.conn_id]
         self._tidy()
         if not self._waits:
             # No task waits, so nothing arrives: webhooks are not silent.
@@ -71,7 +77,7 @@ class Poller:
 
     def conn_ids(self) -> list[str]:
         """The connections whose newest webhook matters: of what is waited for, and where they arrived."""
-        return sorted(self._webhooks.arriving.union(wait.conn_id for wait in self._waits))
+        return sorted(self._webhooks.arriving.union(self._of_conn))
 
     def take_polled(self) -> list[str]:
         """The connections over which a response was polled since this was called last, each once."""
@@ -94,12 +100,13 @@ class Poller:
     def watch(self, since_webhook: Mapping[str, float]) -> None:
         """Take in how many seconds ago each connection brought its newest webhook, and poll more or less often."""
         begun, silent = self._webhooks.update(since_webhook)
-        waiting, changed = {wait.conn_id for wait in self._waits}, begun | silent
+        waiting = self._of_conn.keys()
         for conn_id in sorted(begun & waiting):
             log.info("Webhooks arrive on %s: its responses are polled seldom.", conn_id)
         for conn_id in sorted(silent & waiting):
             log.warning("Webhooks have fallen silent on %s: its responses are polled often.", conn_id)
-        for wait in self._waits:
+        changed = (begun | silent) & waiting
+        for wait in self._waits if changed else ():
             if wait.conn_id in changed:
                 wait.interval = wait.poll_interval
                 if wait.poll_at < _UNDER_WAY:

@@ -124,6 +124,7 @@ class SetTrigger(BaseTrigger):
             enough=-(-responses // 2),
             until=datetime.fromisoformat(until),
             anyway=self.until_anyway or not waits,
+            of_set=self.set_id if self.phase == "draft" else None,
         )
         del waits
         known = [

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, ClassVar
 
@@ -95,6 +97,36 @@ class ResponseWait(PolledWait):
     async def poll(self, provider: AsyncModelProvider) -> ModelResponse | None:
         """Ask about the response."""
         return await provider.retrieve(str(self.polled))
+
+
+class SetResponses:
+    """The responses of one set that a trigger waits for. The ledger says of all of them at once that none has ended.
+
+    :param waits: those that no one asked a change of; one for each job.
+    """
+
+    def __init__(self, set_id: int, waits: Iterable[ResponseWait]) -> None:
+        self.set_id = set_id
+        self._waits = {wait.job_id: wait for wait in waits}
+        self._digest: bytes | None = None
+
+    @property
+    def waits(self) -> Iterable[ResponseWait]:
+        """Those that have not ended."""
+        return self._waits.values()
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of ``job id.revision`` of each that has not ended, by job and with commas between them."""
+        if self._digest is None:
+            running = ",".join(f"{job_id}.{wait.revision}" for job_id, wait in sorted(self._waits.items()))
+            self._digest = hashlib.sha256(running.encode()).digest()
+        return self._digest
+
+    def ended(self, job_id: int) -> None:
+        """The response of this job has ended, if it is one of these."""
+        if self._waits.pop(job_id, None) is not None:
+            self._digest = None
 
 
 class SubmissionWait(PolledWait):

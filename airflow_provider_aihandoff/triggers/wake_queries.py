@@ -16,6 +16,7 @@ from airflow_provider_aihandoff.core.database.connection import CONNECTION_DEFAU
 from airflow_provider_aihandoff.core.generation.batch_provider import ENDED_BATCH_STATUSES
 from airflow_provider_aihandoff.core.generation.sign_store import SEEN
 from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES
+from airflow_provider_aihandoff.triggers.waits import SetResponses
 
 AsyncConnection = psycopg.AsyncConnection[DictRow]
 
@@ -28,6 +29,21 @@ _ENDED_RESPONSES = """
     FROM unnest(%(job_ids)s::bigint[], %(numbers)s::integer[]) AS waiting (job_id, number)
     JOIN aihandoff.revisions AS r USING (job_id, number)
     WHERE r.state <> 'running' OR r.response_status = ANY(%(ended)s)"""
+
+#: Of these sets, the ones of which other responses run than these. Each revision is found by its index: OFFSET 0 keeps
+#: the planner from reading all revisions for each set.
+_OTHERS_RUN = """
+    SELECT waiting.set_id FROM unnest(%(set_ids)s::bigint[], %(digests)s::bytea[]) AS waiting (set_id, digest)
+    CROSS JOIN LATERAL (
+        SELECT sha256(convert_to(coalesce(string_agg(r.job_id || '.' || r.number, ',' ORDER BY j.job_id), ''), 'UTF8'))
+            AS digest
+        FROM aihandoff.jobs AS j
+        CROSS JOIN LATERAL (
+            SELECT * FROM aihandoff.revisions AS r WHERE r.job_id = j.job_id AND r.number = j.revision OFFSET 0) AS r
+        WHERE j.set_id = waiting.set_id AND j.state = 'running' AND r.state = 'running' AND r.changes IS NULL
+            AND r.batch_id IS NULL AND r.response_id IS NOT NULL
+            AND (r.response_status IS NULL OR r.response_status <> ALL(%(ended)s))) AS running
+    WHERE running.digest <> waiting.digest"""
 
 #: Of these revisions, the ones whose request may be sent now, or need not be sent any more. By the database's clock.
 _SETTLED_SUBMISSIONS = """
@@ -170,6 +186,16 @@ async def ended_responses(
         },
     )
     return {(row["job_id"], row["number"]): row["status"] for row in await cursor.fetchall()}
+
+
+async def others_run(connection: AsyncConnection, sets: Sequence[SetResponses]) -> set[int]:
+    """The ids of those of these sets of which other responses run than the ones that are waited for."""
+    values = {
+        "set_ids": [each.set_id for each in sets],
+        "digests": [each.digest for each in sets],
+        "ended": [status.value for status in ENDED_RESPONSE_STATUSES],
+    }
+    return {row["set_id"] for row in await (await connection.execute(_OTHERS_RUN, values)).fetchall()}
 
 
 async def settled_submissions(

@@ -31,6 +31,8 @@ from airflow_provider_aihandoff.core.database.connection import WAKE_CHANNEL
 from airflow_provider_aihandoff.core.errors import LedgerUnavailable
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Job, Revision
+from airflow_provider_aihandoff.core.sets.set_record import LeftOut
+from airflow_provider_aihandoff.core.sets.set_store import SetSpec
 from airflow_provider_aihandoff.core.webhooks.inbox import Delivery
 from airflow_provider_aihandoff.testing import OpenAIStandIn
 from airflow_provider_aihandoff.triggers import hub as hub_module
@@ -39,18 +41,19 @@ from airflow_provider_aihandoff.triggers.approval import ApprovalTrigger
 from airflow_provider_aihandoff.triggers.hub import Hub, hub_for
 from airflow_provider_aihandoff.triggers.polling import Poller
 from airflow_provider_aihandoff.triggers.response import OpenAIBackgroundResponseTrigger
+from airflow_provider_aihandoff.triggers.set_wait import SetTrigger
 from airflow_provider_aihandoff.triggers.waits import PolledWait, ResponseWait
 from demo.postgres import Postgres, PostgresServer
 from tests import factories
 from tests.airflow_compat import start_reader
-from tests.factories import effect_plan, in_an_hour, job_spec
+from tests.factories import OWNER, effect_plan, in_an_hour, job_spec
 from tests.integration.operators.conftest import postgres_connection
 from tests.recorder import recording
 from tests.target import Answer, Target
 
 pytestmark = pytest.mark.usefixtures("connections")
 
-Trigger = OpenAIBackgroundResponseTrigger | ApprovalTrigger
+Trigger = OpenAIBackgroundResponseTrigger | ApprovalTrigger | SetTrigger
 Options = Callable[..., None]
 
 LEDGER = "AIRFLOW_CONN_AIHANDOFF_LEDGER"
@@ -518,6 +521,148 @@ class TestWhatEndsAWait:
 
         assert fleet.jobs == jobs
         assert time.process_time() - used < 5
+
+
+class TestSets:
+    """Of a set, the ledger is asked about all that run at once."""
+
+    @pytest.fixture
+    def job_set(self, ledger: Ledger) -> int:
+        spec = SetSpec("publishing", "nightly", "alice", OWNER, timedelta(hours=1))
+        return ledger.sets.open(spec, LeftOut()).set_id
+
+    @pytest.fixture
+    def asked_about(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+        """The revisions about which the ledger is asked one by one."""
+        found: list[tuple[int, int]] = []
+        ask = wake_queries.ended_responses
+
+        async def noted(connection: Any, revisions: Any) -> Any:
+            found.extend(revisions)
+            return await ask(connection, revisions)
+
+        monkeypatch.setattr(wake_queries, "ended_responses", noted)
+        return found
+
+    @pytest.fixture
+    def sweeps(self, monkeypatch: pytest.MonkeyPatch) -> list[set[int]]:
+        """What each sweep has found: the sets of which other responses run."""
+        found: list[set[int]] = []
+        ask = wake_queries.others_run
+
+        async def noted(connection: Any, sets: Any) -> set[int]:
+            found.append(await ask(connection, sets))
+            return found[-1]
+
+        monkeypatch.setattr(wake_queries, "others_run", noted)
+        return found
+
+    async def test_while_nothing_ends_a_sweep_asks_about_none_of_its_responses(
+        self,
+        ledger: Ledger,
+        other: psycopg.Connection[Any],
+        job_set: int,
+        options: Options,
+        asked_about: list[tuple[int, int]],
+        sweeps: list[set[int]],
+    ) -> None:
+        options(sweep_interval=0.05)
+        jobs = running_in(job_set, ledger, other, 4)
+        fleet = Fleet([set_trigger(job_set)])
+        await until(lambda: hub()._sets and not hub()._new)
+        asked_about.clear()
+        await until_more(sweeps, 3)
+        assert asked_about == []
+
+        webhook(ledger, jobs[0])  # one of four: the trigger goes on waiting
+        await until(lambda: asked_about)
+        await until_more(sweeps, 3)
+        assert (set(asked_about), sweeps[-1], fleet.fired) == ({(jobs[0], 1)}, set(), [])
+
+        webhook(ledger, jobs[1])
+        assert [event["set_id"] for event in await fleet.ended()] == [job_set]
+        assert hub()._sets == []
+
+    async def test_ends_that_nothing_notified_are_found_by_the_sweep(
+        self, ledger: Ledger, other: psycopg.Connection[Any], job_set: int, options: Options
+    ) -> None:
+        options(sweep_interval=0.05)
+        jobs = running_in(job_set, ledger, other, 4)
+        fleet = Fleet([set_trigger(job_set)])
+        await until(lambda: hub()._sets and not hub()._new)
+
+        end_unnoticed(other, jobs[0])
+        put(other, jobs[1], "failed")
+
+        assert [event["set_id"] for event in await fleet.ended()] == [job_set]
+
+    async def test_one_that_ends_is_found_though_as_many_run(
+        self, ledger: Ledger, other: psycopg.Connection[Any], job_set: int, options: Options
+    ) -> None:
+        options(sweep_interval=0.05)
+        first, _, later = running_in(job_set, ledger, other, 3)
+        put(other, later, "queued")
+        fleet = Fleet([set_trigger(job_set)])
+        await until(lambda: hub()._sets and not hub()._new)
+
+        with other.transaction():
+            end_unnoticed(other, first)
+            put(other, later, "running")
+
+        assert [event["set_id"] for event in await fleet.ended()] == [job_set]
+
+    async def test_while_others_run_as_well_its_own_are_asked_about_one_by_one(
+        self,
+        ledger: Ledger,
+        other: psycopg.Connection[Any],
+        job_set: int,
+        options: Options,
+        asked_about: list[tuple[int, int]],
+        sweeps: list[set[int]],
+    ) -> None:
+        options(sweep_interval=0.05)
+        *waited, later = running_in(job_set, ledger, other, 4)
+        put(other, later, "queued")
+        fleet = Fleet([set_trigger(job_set)])
+        await until(lambda: hub()._sets and not hub()._new)
+        asked_about.clear()
+
+        put(other, later, "running")
+        await until(lambda: asked_about)
+        assert {job_id for job_id, _ in asked_about} == set(waited)
+        assert sweeps[-1] == {job_set}
+        await fleet.cancel()
+
+
+def running_in(set_id: int, ledger: Ledger, other: psycopg.Connection[Any], number: int) -> list[int]:
+    """The ids of new jobs of a set whose responses run."""
+    jobs = running(ledger, number)
+    other.execute("UPDATE aihandoff.jobs SET set_id = %s WHERE job_id = ANY(%s)", [set_id, jobs])
+    return jobs
+
+
+def put(other: psycopg.Connection[Any], job_id: int, state: str) -> None:
+    """Put a job and its revision into a state, without a notification."""
+    other.execute("UPDATE aihandoff.jobs SET state = %s WHERE job_id = %s", [state, job_id])
+    other.execute("UPDATE aihandoff.revisions SET state = %s WHERE job_id = %s", [state, job_id])
+
+
+def set_trigger(set_id: int) -> SetTrigger:
+    return SetTrigger(
+        set_id=set_id,
+        phase="draft",
+        ledger_conn_id="aihandoff_ledger",
+        not_before=datetime.now(UTC).isoformat(),
+        until=in_an_hour().isoformat(),
+        until_anyway=False,
+        poll_interval=NEVER,
+    )
+
+
+async def until_more(found: list[Any], number: int) -> None:
+    """Wait until there are so many more of these."""
+    wanted = len(found) + number
+    await until(lambda: len(found) >= wanted)
 
 
 class TestRestart:
