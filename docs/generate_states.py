@@ -101,7 +101,8 @@ def diagram(
     left, reached = ({arrow[end] for arrow in arrows} for end in (0, 1))
     lines = [f"[*] --> {first.value}: {event}"]
     lines += [f"{state} --> {to}: {' / '.join(causes)}" for (state, to), causes in arrows.items()]
-    lines += [f"{state} --> [*]" for state in sorted({*(reached - left), *ends})]
+    ended: set[str] = (reached - left).union(state.value for state in ends)
+    lines += [f"{state} --> [*]" for state in sorted(ended)]
     return "\n".join(["```mermaid", "stateDiagram-v2", *(f"    {line}" for line in lines), "```"])
 
 

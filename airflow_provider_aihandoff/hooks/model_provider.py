@@ -71,9 +71,11 @@ def providers() -> Iterator[ProviderFor]:
             hook = OpenAIHook(conn_id)
             client = opened.enter_context(hook.conn)
             conversations = hook.get_connection(conn_id).extra_dejson.get(CONVERSATIONS_KEY, False) is True
-            return OpenAIProvider(
+            provider = OpenAIProvider(
                 client.with_options(timeout=REQUEST_TIMEOUT), conversations=conversations, tool_prices=tool_prices()
             )
+            opened.callback(provider.close)
+            return provider
 
         yield provider_for
 

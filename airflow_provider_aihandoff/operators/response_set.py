@@ -63,6 +63,9 @@ if TYPE_CHECKING:
 #: How many jobs are opened in one transaction.
 _OPENED_TOGETHER = 200
 
+#: How many jobs are opened at most before there is room for their requests: while the model works, the worker has time.
+_OPENED_AHEAD = 1_000
+
 #: How many of the items that are left out a message names.
 _NAMED = 10
 
@@ -214,8 +217,16 @@ class _Sending:
     batches: BatchSender | None
 
     def has_room(self) -> bool:
-        """Whether one more may be sent: those in batches do not count."""
+        """Whether one more may be sent: those in batches do not count. Waits for room."""
         return self.batches is not None or self.task._has_room(self.leg, self.crew, self.found)
+
+    def has_room_now(self) -> bool:
+        """Whether one more may be sent at once."""
+        return self.batches is not None or self.leg.in_flight < self.task.max_in_flight
+
+    def is_idle(self) -> bool:
+        """Whether there is nothing to do until an answer comes."""
+        return not self.crew and not self.has_room_now()
 
     def give(self, job: Job, revision: Revision, request: dict[str, Any]) -> None:
         """Send the request of a job; not where it is in a batch already."""
@@ -347,6 +358,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
         from airflow_provider_aihandoff.core.models import JobSpec
 
         with (
+            frozen(),
             final_errors(self.ledger_conn_id),
             self._ledger() as ledger,
             providers() as provider_for,
@@ -368,7 +380,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
         """Go on after a wait: take what has ended, send what may be sent, and wait again or end."""
         from airflow_provider_aihandoff.core.generation.stop import give_up
 
-        with final_errors(self.ledger_conn_id), self._ledger() as ledger, providers() as provider_for:
+        with frozen(), final_errors(self.ledger_conn_id), self._ledger() as ledger, providers() as provider_for:
             leg = self._leg(context, ledger, provider_for)
             found = ledger.sets.read(int(event["set_id"]))
             leg.in_flight = ledger.sets.in_flight(found.set_id)
@@ -481,27 +493,42 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
 
     def _open_jobs(self, leg: _Leg, found: JobSet, spool: Spool[JobSpec], left_out: LeftOut) -> None:
         """Make each item a job of the set, or attach to the one that there is, and send as many as may be in flight."""
+        items, more = iter(spool), True
+        opened: deque[tuple[Job, Revision, dict[str, Any]]] = deque()
+        with self._sending(leg, found) as sending:
+            while more or opened:
+                if more and (not opened or (sending.is_idle() and len(opened) < _OPENED_AHEAD)):
+                    page = list(islice(items, _OPENED_TOGETHER))
+                    opened.extend(self._open_page(leg, found, page, left_out) if page else ())
+                    more = bool(page)
+                elif leg.stops():
+                    opened.clear()
+                elif sending.has_room_now():
+                    sending.give(*opened.popleft())
+                elif leg.is_tired or not self._answers_come(leg, sending.crew, found):
+                    opened.clear()
+
+    def _open_page(
+        self, leg: _Leg, found: JobSet, page: Sequence[tuple[int, JobSpec]], left_out: LeftOut
+    ) -> Iterator[tuple[Job, Revision, dict[str, Any]]]:
+        """Make some items jobs in one transaction, and return those of which a request is to be sent, with it."""
         from airflow_provider_aihandoff.core.sets.set_record import LeftOutItem, LeftOutReason
 
-        ledger, retry = leg.ledger, is_retry(leg.context, self.retries)
-        with self._sending(leg, found) as sending:
-            items = iter(spool)
-            while page := list(islice(items, _OPENED_TOGETHER)):
-                wanted = {number: self._of_set(found, spec) for number, spec in page}
-                keys = [(spec.job_type, spec.job_key) for spec in wanted.values()]
-                ended = ledger.sets.without_output(found.set_id, keys)
-                if retry:  # what failed for good is not asked again by Airflow's retry, but by a clear
-                    wanted = {n: spec for n, spec in wanted.items() if (spec.job_type, spec.job_key) not in ended}
-                for number, opened in zip(wanted, ledger.submission.open_many(list(wanted.values())), strict=True):
-                    if isinstance(opened, HandoffError):
-                        if (wanted[number].job_type, wanted[number].job_key) in ended:
-                            continue  # it is counted among the jobs of the set
-                        left_out.add(LeftOutItem(number, LeftOutReason.REFUSED, opened.what))
-                        continue
-                    if opened.superseded is not None:
-                        self._cancel_superseded(ledger, leg.provider_for, opened.superseded, leg.owner.actor)
-                    if opened.next is Attachment.SUBMIT and not leg.stops() and sending.has_room():
-                        sending.give(opened.job, opened.revision, wanted[number].request)
+        ledger = leg.ledger
+        wanted = {number: self._of_set(found, spec) for number, spec in page}
+        keys = [(spec.job_type, spec.job_key) for spec in wanted.values()]
+        ended = ledger.sets.without_output(found.set_id, keys)
+        if is_retry(leg.context, self.retries):  # what failed for good is not asked again by a retry, but by a clear
+            wanted = {n: spec for n, spec in wanted.items() if (spec.job_type, spec.job_key) not in ended}
+        for number, opened in zip(wanted, ledger.submission.open_many(list(wanted.values())), strict=True):
+            if isinstance(opened, HandoffError):
+                if (wanted[number].job_type, wanted[number].job_key) not in ended:
+                    left_out.add(LeftOutItem(number, LeftOutReason.REFUSED, opened.what))
+                continue  # where it has ended, it is counted among the jobs of the set
+            if opened.superseded is not None:
+                self._cancel_superseded(ledger, leg.provider_for, opened.superseded, leg.owner.actor)
+            if opened.next is Attachment.SUBMIT:
+                yield opened.job, opened.revision, wanted[number].request
 
     def _of_set(self, found: JobSet, spec: JobSpec) -> JobSpec:
         """What is asked for with an item, as a job of the set."""
@@ -536,7 +563,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
 
         There are more of them than are sent at once: most wait for others, to share a transaction with them.
         """
-        with frozen(), Crew(_THREADS * self.send_at_once, leg.count) as crew:
+        with Crew(_THREADS * self.send_at_once, leg.count) as crew:
             leg.steps.others = crew.__len__
             yield crew
 

@@ -17,14 +17,14 @@ class _Asked(Generic[A, R]):
     """What one thread asks, and its answer once it is there.
 
     :param leads: the thread is to make the next answer.
-    :param goes_on: set once it leads, or has its answer.
+    :param goes_on: free once it leads, or has its answer; the thread takes it back where it leads.
     """
 
     what: A
     answers: list[R] = field(default_factory=list)
     error: BaseException | None = None
     leads: bool = False
-    goes_on: threading.Event = field(default_factory=threading.Event)
+    goes_on: threading.Lock = field(default_factory=threading.Lock)
 
 
 #: Seconds for which a thread waits for others at most.
@@ -68,6 +68,7 @@ class Combiner(Generic[A, R]):
         :raises Exception: what making the answer has raised; each thread whose question was in it gets it.
         """
         asked = _Asked[A, R](what)
+        asked.goes_on.acquire()
         with self._list:
             self._waiting.append(asked)
             if self._is_led:
@@ -75,7 +76,7 @@ class Combiner(Generic[A, R]):
             else:
                 self._is_led = asked.leads = True
         if not asked.leads:
-            asked.goes_on.wait()
+            asked.goes_on.acquire()
         if asked.leads:
             self._answer_next()
         if asked.error is not None:
@@ -98,12 +99,12 @@ class Combiner(Generic[A, R]):
                 asked.answers, asked.error = [], error
         self._took = min(time.monotonic() - began, _LONGEST)
         for asked in some:
-            asked.goes_on.set()
+            asked.goes_on.release()
         with self._list:
             self._is_led = bool(self._waiting)
             if self._is_led:
                 self._waiting[0].leads = True
-                self._waiting[0].goes_on.set()
+                self._waiting[0].goes_on.release()
 
     def _are_enough(self) -> bool:
         return len(self._waiting) >= min(self._room(), self._others())

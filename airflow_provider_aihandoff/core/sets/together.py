@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -50,7 +50,8 @@ _IS_WEIGHED = """
             AND (job_type IS NULL OR job_type = ANY(%(job_types)s)) AND (dag_id IS NULL OR dag_id = ANY(%(dag_ids)s)))
         OR EXISTS (SELECT FROM aihandoff.rate_limits
             WHERE (kind = %(kind)s AND name = ANY(%(conn_ids)s) OR kind = 'key' AND name = ANY(%(rate_keys)s))
-            AND (amount IS NOT NULL OR closed_until > clock_timestamp() OR slowed_at IS NOT NULL)) AS is_weighed"""
+            AND (amount IS NOT NULL OR closed_until > clock_timestamp() OR slowed_at IS NOT NULL)) AS is_weighed,
+        clock_timestamp() AS now"""
 #: A revision of which nothing was sent, and nothing held.
 _FIRST = f"""
     SELECT {columns(Revision)} FROM aihandoff.revisions AS r
@@ -87,10 +88,10 @@ _MARK_RUNNING = f"""
         %(statuses)s::text[]) AS given (job_id, number, token, response_id, status)
     WHERE r.job_id = given.job_id AND r.number = given.number AND r.state = 'submitting'
         AND r.submit_token = given.token AND r.unknown_submissions = 0
-    RETURNING {columns(Revision, "r")}"""
+    RETURNING {columns(Revision, "r")}, clock_timestamp() AS now"""
 _KNOWN = f"SELECT {columns(Revision)} FROM aihandoff.revisions WHERE response_id = ANY(%s)"
 _RUNNING = f"""
-    SELECT {columns(Revision)} FROM aihandoff.revisions AS r
+    SELECT {columns(Revision)}, clock_timestamp() AS now FROM aihandoff.revisions AS r
     JOIN unnest(%(job_ids)s::bigint[], %(numbers)s::integer[], %(response_ids)s::text[])
         AS given (job_id, number, known_as) USING (job_id, number)
     WHERE r.state = 'running' AND r.response_id = given.known_as AND r.completed_at IS NULL AND NOT EXISTS (
@@ -180,10 +181,11 @@ class Together:
         }
 
         def work(connection: LedgerConnection) -> dict[tuple[int, int], Intent]:
-            rows = connection.execute(_PERMITTED, asked).fetchall()
-            if rows:  # it was committed, and that was in doubt
-                return _intents(rows)
-            return _permit(connection, wishes, actor, lease)
+            permitted = _permit(connection, wishes, actor, lease)
+            if len(permitted) == len(wishes):
+                return permitted
+            # It may have been committed before, while that was in doubt.
+            return permitted | _intents(connection.execute(_PERMITTED, asked).fetchall())
 
         found = self._database.transact(work, repeatable=True, step="set.intend")
         # One permission for one wish: two threads that ask for the same request would both send it.
@@ -231,7 +233,10 @@ def _permit(
     }
     values = {"job_ids": list(jobs), "numbers": [job.revision for job in jobs.values()]}
     first = {row["job_id"]: Revision(**row) for row in connection.execute(_FIRST, values).fetchall()} if jobs else {}
-    if not first or _is_weighed(connection, [jobs[job_id] for job_id in first], list(first.values())):
+    if not first:
+        return {}
+    is_weighed, now = _is_weighed(connection, [jobs[job_id] for job_id in first], list(first.values()))
+    if is_weighed:
         return {}
     steps = [
         Move(
@@ -241,7 +246,7 @@ def _permit(
         )
         for job_id, revision in first.items()
     ]
-    history.move_many(connection, steps, actor=actor)
+    history.move_many(connection, steps, actor=actor, at=now)
     marks = {
         "ids": [revision.revision_id for revision in first.values()],
         "tokens": [wanted[job_id].token for job_id in first],
@@ -261,8 +266,10 @@ def _intents(rows: Sequence[dict[str, Any]]) -> dict[tuple[int, int], Intent]:
     return permitted
 
 
-def _is_weighed(connection: LedgerConnection, jobs: Sequence[Job], revisions: Sequence[Revision]) -> bool:
-    """Whether something has to be asked for each of these requests by itself."""
+def _is_weighed(
+    connection: LedgerConnection, jobs: Sequence[Job], revisions: Sequence[Revision]
+) -> tuple[bool, datetime]:
+    """Whether something has to be asked for each of these requests by itself; and the database's clock."""
     values = {
         "kind": LimitKind.OPENAI,
         "conn_ids": list({revision.conn_id for revision in revisions}),
@@ -272,7 +279,7 @@ def _is_weighed(connection: LedgerConnection, jobs: Sequence[Job], revisions: Se
     }
     row = connection.execute(_IS_WEIGHED, values).fetchone()
     assert row is not None
-    return bool(row["is_weighed"])
+    return bool(row["is_weighed"]), row["now"]
 
 
 def _record(connection: LedgerConnection, answers: Sequence[Answer], actor: Actor) -> dict[str, Revision]:
@@ -302,7 +309,7 @@ def _record(connection: LedgerConnection, answers: Sequence[Answer], actor: Acto
         "response_ids": [answer.response_id for answer in plain_ones],
         "statuses": [answer.status.value for answer in plain_ones],
     }
-    running = [Revision(**row) for row in connection.execute(_MARK_RUNNING, marks).fetchall()] if plain_ones else []
+    running, now = _read_at(connection.execute(_MARK_RUNNING, marks).fetchall() if plain_ones else [])
     steps = [
         Move(
             jobs[revision.job_id],
@@ -311,7 +318,7 @@ def _record(connection: LedgerConnection, answers: Sequence[Answer], actor: Acto
         )
         for revision in running
     ]
-    history.move_many(connection, steps, actor=actor)
+    history.move_many(connection, steps, actor=actor, at=now)
     found = {str(revision.response_id): revision for revision in running}
     for answer in plain_ones:
         if answer.response_id in found:
@@ -334,19 +341,25 @@ def _store(connection: LedgerConnection, left: Sequence[Left], actor: Actor, com
         "numbers": [job.revision for job in jobs.values()],
         "response_ids": [wanted[job_id].response_id for job_id in jobs],
     }
-    running = [Revision(**row) for row in connection.execute(_RUNNING, values).fetchall()]
+    running, now = _read_at(connection.execute(_RUNNING, values).fetchall())
     if not running:
         return {}
     outputs = _output_values(running, [wanted[revision.job_id].output for revision in running])
     stored = [Revision(**row) for row in connection.execute(_STORE_OUTPUTS, outputs).fetchall()]
     for revision in stored:
         count_response(connection, jobs[revision.job_id], revision, wanted[revision.job_id].output)
-    moved = history.move_many(connection, _steps(connection, jobs, stored), actor=actor)
+    moved = history.move_many(connection, _steps(connection, jobs, stored), actor=actor, at=now)
     if complete:
         approved = [job for job in moved if job.state is JobState.APPROVED]
-        over = history.move_many(connection, [Move(job, JobEvent.ALL_APPLIED) for job in approved], actor=actor)
+        over = history.move_many(connection, [Move(job, JobEvent.ALL_APPLIED) for job in approved], actor=actor, at=now)
         moved = [*moved, *over]
     return {job.job_id: job for job in moved}
+
+
+def _read_at(rows: Sequence[dict[str, Any]]) -> tuple[list[Revision], datetime | None]:
+    """Revisions that were read, and the database's clock at that time; None where there are none."""
+    at = max((row.pop("now") for row in rows), default=None)
+    return [Revision(**row) for row in rows], at
 
 
 def _output_values(running: Sequence[Revision], outputs: Sequence[Output]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import count
 from typing import Any
 from uuid import UUID
@@ -44,11 +44,13 @@ _IS_WEIGHED = """
             AND (job_type IS NULL OR job_type = ANY(%(job_types)s)) AND (dag_id IS NULL OR dag_id = ANY(%(dag_ids)s)))
         OR EXISTS (SELECT FROM aihandoff.rate_limits
             WHERE (kind = %(kind)s AND name = ANY(%(conn_ids)s) OR kind = 'key' AND name = ANY(%(rate_keys)s))
-            AND (amount IS NOT NULL OR closed_until > clock_timestamp() OR slowed_at IS NOT NULL)) AS is_weighed"""
+            AND (amount IS NOT NULL OR closed_until > clock_timestamp() OR slowed_at IS NOT NULL)) AS is_weighed,
+        clock_timestamp() AS now"""
 #: Whether someone may wait for one of these writes to end.
 _FREES = """
     SELECT EXISTS (SELECT FROM aihandoff.rate_limits WHERE measure = 'in flight'
-        AND (kind = %(kind)s AND name = ANY(%(conn_ids)s) OR kind = 'key' AND name = ANY(%(rate_keys)s))) AS frees"""
+        AND (kind = %(kind)s AND name = ANY(%(conn_ids)s) OR kind = 'key' AND name = ANY(%(rate_keys)s))) AS frees,
+        clock_timestamp() AS now"""
 _OF_JOBS = f"""
     SELECT {columns(Effect, "e")} FROM aihandoff.jobs AS j
     JOIN aihandoff.effects AS e ON e.job_id = j.job_id AND e.revision = j.revision
@@ -123,7 +125,10 @@ def _claim(
             given[wish.token] = Claim(effect, wish.token)
         elif _is_approved(job, verdict, approved) and _is_plain(effect, wish.plan):
             steps.append(EffectMove(job, effect, EffectEvent.CLAIM, _permission(effect, wish, actor)))
-    if not steps or _is_weighed(connection, steps):
+    if not steps:
+        return given
+    is_weighed, now = _is_weighed(connection, steps)
+    if is_weighed:
         return given
     claimed = change_effects(connection, steps)
     lines = [
@@ -134,7 +139,7 @@ def _claim(
         )
         for step, effect in zip(steps, claimed, strict=True)
     ]
-    history.move_many(connection, lines, actor=actor)
+    history.move_many(connection, lines, actor=actor, at=now)
     tokens = {effect.job_id: wanted[effect.job_id].token for effect in claimed}
     return given | {tokens[effect.job_id]: Claim(effect, tokens[effect.job_id]) for effect in claimed}
 
@@ -177,8 +182,8 @@ def _permission(effect: Effect, wish: WriteWish, actor: Actor) -> dict[str, Any]
     }
 
 
-def _is_weighed(connection: LedgerConnection, steps: Sequence[EffectMove]) -> bool:
-    """Whether something has to be asked for each of these writes by itself."""
+def _is_weighed(connection: LedgerConnection, steps: Sequence[EffectMove]) -> tuple[bool, datetime]:
+    """Whether something has to be asked for each of these writes by itself; and the database's clock."""
     values = {
         "kind": LimitKind.TARGET,
         "conn_ids": list({each for step in steps if (each := step.changes["conn_id"]) is not None}),
@@ -188,7 +193,7 @@ def _is_weighed(connection: LedgerConnection, steps: Sequence[EffectMove]) -> bo
     }
     row = connection.execute(_IS_WEIGHED, values).fetchone()
     assert row is not None
-    return bool(row["is_weighed"])
+    return bool(row["is_weighed"]), row["now"]
 
 
 def _confirm(connection: LedgerConnection, written: Sequence[Written], actor: Actor) -> dict[int, Effect]:
@@ -210,10 +215,12 @@ def _confirm(connection: LedgerConnection, written: Sequence[Written], actor: Ac
             done[effect.effect_id] = effect
         elif effect.state is EffectState.CLAIMED and job.state is JobState.APPLYING and job.cancelling is None:
             steps.append(EffectMove(job, effect, EffectEvent.CONFIRM, _outcome(told[effect.effect_id])))
-    if not steps or _frees(connection, [step.effect for step in steps]):
+    if not steps:
         return done
-    applied = change_effects(connection, steps)
-    at, lines = history.now(connection), []
+    frees, at = _frees(connection, [step.effect for step in steps])
+    if frees:
+        return done
+    applied, lines = change_effects(connection, steps), list[Move]()
     for step, effect in zip(steps, applied, strict=True):
         each = told[effect.effect_id]
         effects = [effect if other.effect_id == effect.effect_id else other for other in of_job[effect.job_id]]
@@ -230,8 +237,8 @@ def _outcome(written: Written) -> dict[str, Any]:
     return {"external_id": plain_or_none(written.external_id), "result": result, "own": written.own, "error": None}
 
 
-def _frees(connection: LedgerConnection, effects: Sequence[Effect]) -> bool:
-    """Whether someone may wait for one of these writes to end, and has to be woken."""
+def _frees(connection: LedgerConnection, effects: Sequence[Effect]) -> tuple[bool, datetime]:
+    """Whether someone may wait for one of these writes to end, and has to be woken; and the database's clock."""
     values = {
         "kind": LimitKind.TARGET,
         "conn_ids": list({each for effect in effects if (each := connection_of(effect)) is not None}),
@@ -239,4 +246,4 @@ def _frees(connection: LedgerConnection, effects: Sequence[Effect]) -> bool:
     }
     row = connection.execute(_FREES, values).fetchone()
     assert row is not None
-    return bool(row["frees"])
+    return bool(row["frees"]), row["now"]

@@ -12,6 +12,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import task
 
 from airflow_provider_aihandoff.core.bulk.bulk_run import begin, preview
@@ -24,6 +25,7 @@ from airflow_provider_aihandoff.core.review.rules import Person
 from airflow_provider_aihandoff.core.sets.pause_set import pause_set, resume_set
 from airflow_provider_aihandoff.core.states import JobState
 from airflow_provider_aihandoff.hooks.model_provider import providers
+from airflow_provider_aihandoff.operators import response_set
 from airflow_provider_aihandoff.operators.items import JsonLines, SqlItems
 from airflow_provider_aihandoff.operators.response_set import OpenAIResponseSetOperator
 from airflow_provider_aihandoff.policies import Approve, AskPerson
@@ -133,6 +135,27 @@ def test_a_worker_goes_on_while_answers_come_with_no_more_in_flight_than_its_aut
     assert legs == ["draft"], "it never deferred"
     assert max(at_once) == 2
     assert (states(ledger), requests_of(stand_in)) == ({"completed": 7}, 7)
+
+
+def test_while_the_model_works_some_jobs_are_opened_ahead(
+    run: RunDag, ledger: Ledger, stand_in: OpenAIStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = list[int]()
+    come = OpenAIResponseSetOperator._answers_come
+
+    def counted(self: OpenAIResponseSetOperator, *arguments: Any) -> bool:
+        seen.append(len(ledger.jobs(limit=100)))
+        if seen.count(5) > 5 or len(seen) > 500:
+            raise AirflowFailException("enough was seen")
+        return come(self, *arguments)
+
+    monkeypatch.setattr(OpenAIResponseSetOperator, "_answers_come", counted)
+    monkeypatch.setattr(response_set, "_OPENED_TOGETHER", 1)
+    monkeypatch.setattr(response_set, "_OPENED_AHEAD", 3)
+    waits: dict[str, Any] = {"max_in_flight": 2, "inline_wait": timedelta(hours=1)}
+    done = run(lambda: draft_set(metadata={"standin": "delay=3600"}, **waits))
+    assert "enough was seen" in done.error("draft")
+    assert (max(seen), requests_of(stand_in)) == (5, 2), "two that the model has, and three more"
 
 
 def test_where_no_answer_comes_for_a_while_the_rest_is_sent_by_a_later_leg(

@@ -15,6 +15,7 @@ from openai.resources.responses.input_tokens import InputTokens
 from airflow_provider_aihandoff.core.generation.batch_provider import HasBatches, HasBatchesAsync, ModelBatch
 from airflow_provider_aihandoff.core.generation.openai.answers import read_items, read_response, response_id_of
 from airflow_provider_aihandoff.core.generation.openai.batches_api import BatchesApi, read_batch
+from airflow_provider_aihandoff.core.generation.openai.clients import Clients
 from airflow_provider_aihandoff.core.generation.openai.facts import OpenAIFacts
 from airflow_provider_aihandoff.core.generation.openai.failures import (
     InvalidArguments,
@@ -63,7 +64,11 @@ class OpenAIProvider(OpenAIFacts, ModelProvider, HasBatches):
         self._responses, self._conversations = once.responses, once.conversations
         self._opens_handles = conversations
         self._counts_input = True
-        self._client = once
+        self._client, self._clients = once, Clients(once)
+
+    def close(self) -> None:
+        """Close the connections that it has opened beside those of its client."""
+        self._clients.close()
 
     def batches(self) -> BatchesApi:
         """As :meth:`HasBatches.batches`."""
@@ -76,7 +81,8 @@ class OpenAIProvider(OpenAIFacts, ModelProvider, HasBatches):
         body = submission(request, metadata, handle)
         try:
             _check_arguments(self._responses.create, body)
-            raw = self._responses.with_raw_response.create(**body, timeout=timeout)
+            with self._clients.responses() as responses:
+                raw = responses.with_raw_response.create(**_as_json(body), timeout=timeout)
             answer = read_created(raw) if is_streamed(body) else json_of(raw.http_response.content)
         except Exception as error:  # noqa: BLE001 - every error must be classified and recorded
             return classify(error)
@@ -129,7 +135,8 @@ class OpenAIProvider(OpenAIFacts, ModelProvider, HasBatches):
     def retrieve(self, response_id: str) -> ModelResponse:
         """As :meth:`ModelProvider.retrieve`."""
         try:
-            raw = self._responses.with_raw_response.retrieve(response_id)
+            with self._clients.responses() as responses:
+                raw = responses.with_raw_response.retrieve(response_id)
             return read_response(json_of(raw.http_response.content), response_id, self.tool_prices)
         except Exception as error:  # noqa: BLE001 - not chained: its text quotes headers
             raise asking_failed(error, response_id) from None
@@ -210,6 +217,18 @@ class AsyncOpenAIProvider(OpenAIFacts, AsyncModelProvider, HasBatchesAsync, HasS
         except ProviderError as error:
             log.warning("After cancelling response %s: %s", response_id, error.what)
             return None
+
+
+#: What the SDK has to know of a request by itself.
+_OF_SDK = frozenset({"extra_headers", "extra_query", "extra_body", "stream"})
+
+
+def _as_json(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of ``create`` where the request goes as it is: from each argument, the SDK would make JSON by its
+    annotations, which takes as long as to send it. It is JSON in the ledger by now."""
+    given = {name: body[name] for name in _OF_SDK if name in body}
+    more = given.get("extra_body") or {}
+    return {**given, "extra_body": {**{name: body[name] for name in body if name not in _OF_SDK}, **more}}
 
 
 def _check_arguments(create: Callable[..., Any], body: Mapping[str, Any]) -> None:

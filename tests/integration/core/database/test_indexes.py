@@ -17,7 +17,7 @@ from airflow_provider_aihandoff.core.reconcile.run import reconcile
 from airflow_provider_aihandoff.core.review.rules import Person
 from airflow_provider_aihandoff.core.states import JobState
 from tests.factories import LEASE, TEST, approve, ask, draft, effect_plan, job_spec, submit
-from tests.integration.core.sets.test_shared_steps import answers, left, opened, permitted
+from tests.integration.core.sets.test_shared_steps import answers, left, opened, permitted, wishes
 from tests.integration.core.sets.test_written_together import claimed, written
 from tests.integration.core.webhooks.inboxes import webhook
 from tests.waiting import until
@@ -76,6 +76,7 @@ def test_of_the_jobs_of_a_set(conninfo: dict[str, Any]) -> None:
         assert ledger.sets.waiting(set_id, ended=False) == []
         assert len(ledger.sets.jobs(set_id, [JobState.REVIEW], after=0)) == len(jobs)
         ledger.sets.unasked(set_id, again=True, after=0)
+        assert set(ledger.together.intend(wishes(jobs), actor=TEST, lease=LEASE)) == {None}, "each was sent before"
         choices = [(job.job_id, str(job.review_digest)) for job in jobs]
         ledger.reviews.decide_many(choices, "approve", person=Person("bob"))
         ledger.together.read([(job.job_id, job.revision) for job in jobs])

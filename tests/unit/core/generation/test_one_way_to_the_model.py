@@ -22,8 +22,8 @@ KNOWN = {
     "core/generation/openai/batches_api.py": ["self._batches.create", "self._files.create"],
     # A conversation costs nothing, nor does an endpoint of webhooks.
     "core/generation/openai/provider.py": [
+        "responses.with_raw_response.create",
         "self._conversations.create",
-        "self._responses.with_raw_response.create",
     ],
     "core/generation/openai/endpoint_api.py": ["self._webhooks.create"],
     "cli/webhook_setup.py": ["api.create"],

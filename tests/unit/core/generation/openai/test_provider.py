@@ -23,6 +23,7 @@ from airflow_provider_aihandoff.core.generation.provider import (
 from airflow_provider_aihandoff.core.states import ResponseStatus
 from airflow_provider_aihandoff.testing import OpenAIStandIn, ServerKind
 from tests.fake_provider import AsyncFakeProvider, FakeProvider
+from tests.target import Answer, serve
 
 REQUEST = {"model": "gpt-5.2", "input": "Write about the kettle."}
 
@@ -155,6 +156,33 @@ class TestOpenAI:
     def test_an_answer_that_is_no_response_leaves_it_unknown_whether_there_is_one(self, openai: OpenAIProvider) -> None:
         failure = openai.create({**REQUEST, "metadata": {"standin": "create=html"}}, {}, timeout=5)
         assert failure == SubmitFailure(Sent.UNKNOWN, "the answer was not a response object")
+
+    def test_what_is_sent_is_the_request_as_it_is(self) -> None:
+        request = {
+            **REQUEST,
+            "text": {"format": {"type": "text"}, "verbosity": None},
+            "tools": [{"type": "web_search", "unknown": 1}],
+            "extra_body": {"novelty": {"level": 1}},
+            "extra_headers": {"X-Of-Request": "yes"},
+            "extra_query": {"of": "query"},
+        }
+        with serve() as target, OpenAI(base_url=f"http://127.0.0.1:{target.port}/v1", api_key="any") as client:
+            target.answers = [Answer(200, {"id": "resp_1", "status": "queued"})]
+            response = OpenAIProvider(client).create(request, {"job": "7"}, timeout=5)
+
+        assert isinstance(response, ModelResponse)
+        (sent,) = target.received
+        headers = {name.lower(): value for name, value in sent.headers.items()}
+        assert (sent.method, sent.path, headers["x-of-request"]) == ("POST", "/v1/responses?of=query", "yes")
+        assert sent.json == {
+            **REQUEST,
+            "text": {"format": {"type": "text"}, "verbosity": None},
+            "tools": [{"type": "web_search", "unknown": 1}],
+            "novelty": {"level": 1},
+            "background": True,
+            "store": True,
+            "metadata": {"job": "7"},
+        }
 
     def test_an_argument_that_the_sdk_does_not_know_is_never_sent(
         self, openai: OpenAIProvider, stand_in: OpenAIStandIn
