@@ -6,10 +6,10 @@ import copy
 import hashlib
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -35,6 +35,7 @@ from airflow_provider_aihandoff.hooks.model_provider import providers
 from airflow_provider_aihandoff.operators.items import Spool, item_context, numbered
 from airflow_provider_aihandoff.operators.response import REQUEST_FIELDS, OpenAIBackgroundResponseOperator
 from airflow_provider_aihandoff.operators.retries import final_errors, is_retry
+from airflow_provider_aihandoff.operators.set_leg import Leg
 from airflow_provider_aihandoff.operators.set_transport import (
     Named,
     advance_batches,
@@ -53,12 +54,11 @@ if TYPE_CHECKING:
 
     from airflow_provider_aihandoff.core.generation.provider import ModelResponse, ProviderFacts, ProviderFor
     from airflow_provider_aihandoff.core.ledger import Ledger
-    from airflow_provider_aihandoff.core.models import Job, JobSpec, Owner, Revision
+    from airflow_provider_aihandoff.core.models import Job, JobSpec, Revision
     from airflow_provider_aihandoff.core.sets.batch_send import BatchSender
-    from airflow_provider_aihandoff.core.sets.flight import Due, Flight
+    from airflow_provider_aihandoff.core.sets.flight import Due
     from airflow_provider_aihandoff.core.sets.set_record import JobSet, LeftOut
     from airflow_provider_aihandoff.core.sets.set_store import Sendable, SetSpec
-    from airflow_provider_aihandoff.core.sets.shared_steps import SharedSteps
 
 #: How many jobs are opened in one transaction.
 _OPENED_TOGETHER = 200
@@ -69,16 +69,11 @@ _OPENED_AHEAD = 1_000
 #: How many of the items that are left out a message names.
 _NAMED = 10
 
-#: After so many requests of one leg that are held, or that the provider does not take now, it sends no more: the others
-#: would fare the same. They are sent when one of these may be.
-_ENOUGH = 32
-
 #: Seconds after which a leg tries again what could not be sent, or read, and of which nothing else tells when it can.
 _TRY_AGAIN = timedelta(seconds=60)
 
 #: Seconds after which a leg takes what has ended by then, however little that is.
 _LONGEST_WAVE = timedelta(minutes=5)
-
 
 #: How many threads a leg has for each request that it sends at the same time.
 _THREADS = 3
@@ -86,121 +81,11 @@ _THREADS = 3
 #: How many kinds of steps threads do together: they read, permit, record and store.
 _SHARED = 4
 
-#: Of how many responses that run a leg keeps what the ledger says of them, so that it need not be read again: a set
-#: that has more in flight needs no more memory.
-_KEPT = 2_000
-
-#: Characters of the request of one that is kept at most: a large one is read again.
-_KEPT_LENGTH = 10_000
-
 #: How many times ``[aihandoff] inline_wait`` a leg goes on while no response ends.
 _PATIENCE = 10
 
-#: Seconds for which a leg waits for its threads before it asks about what is due, and after which it reads again in the
-#: ledger what has ended.
-_MOMENT, _READ_EVERY = 0.05, 1.0
-
-
-@dataclass
-class _Leg:
-    """What one leg of the task works with.
-
-    :param steps: what its threads do together.
-    :param flight: the responses that run for it.
-    :param asking: held while a response is asked about: no more are at the same time than requests are sent.
-    :param patience: seconds for which it goes on while no response ends.
-    :param outcomes: what became of each piece of work, counted.
-    :param dropped: the jobs of which no request can be made in this leg.
-    :param taking: the jobs whose responses are being asked about, or taken.
-    :param in_flight: how many requests of the set are sent and have no answer.
-    :param running: the revisions that were sent in this leg, by the id of their job; not more than :data:`_KEPT`.
-    :param ended: the responses of which the ledger has said that they have ended, and that are not handed over yet.
-    :param ended_after: the last job of that page, after which the next one begins; 0 where there is none.
-    :param is_tired: nothing has ended for so long that the task is to wait deferred.
-    :param seen: the revisions, by the id of their job, whose responses were seen to run.
-    :param progress_at: when something was sent or taken last, by the monotonic clock.
-    """
-
-    context: Context
-    ledger: Ledger
-    provider_for: ProviderFor
-    owner: Owner
-    has_effects: bool
-    steps: SharedSteps
-    flight: Flight
-    asking: threading.Semaphore
-    patience: float
-    outcomes: Counter[str] = field(default_factory=Counter)
-    dropped: set[int] = field(default_factory=set)
-    taking: set[int] = field(default_factory=set)
-    in_flight: int = 0
-    running: dict[int, Revision] = field(default_factory=dict)
-    ended: deque[tuple[int, int]] = field(default_factory=deque)
-    ended_after: int = 0
-    is_tired: bool = False
-    progress_at: float = field(default_factory=time.monotonic)
-    seen: dict[int, int] = field(default_factory=dict)
-    _read_at: float = field(default_factory=time.monotonic)
-    _noted_at: float = field(default_factory=time.monotonic)
-
-    def count(self, outcome: str) -> None:
-        """Count what a piece of work came to. Called by the thread that hands the work over."""
-        self.outcomes[outcome] += 1
-        self.in_flight -= outcome in _NOT_IN_FLIGHT
-        if outcome in ("sent", "taken"):
-            self.progress_at = time.monotonic()
-
-    def runs(self, revision: Revision) -> None:
-        """The response of a revision runs. Called by the thread that has sent it, or asked about it."""
-        if len(self.running) < _KEPT and len(str(revision.request)) <= _KEPT_LENGTH:
-            self.running[revision.job_id] = revision
-
-    def revision(self, job_id: int, number: int) -> Revision:
-        """A revision, as it was when its response was last known to run; or else as the ledger has it now."""
-        known = self.running.pop(job_id, None)
-        return known if known is not None and known.number == number else self.steps.revision(job_id, number)
-
-    def count_in_batch(self, outcome: str) -> None:
-        """Count what became of a request that was to go into a batch: it is not in flight by itself."""
-        self.outcomes[outcome] += 1
-        if outcome == "sent":
-            self.progress_at = time.monotonic()
-
-    def take_seen(self) -> dict[int, int]:
-        """The responses that were seen to run, when it is time to record that; none before."""
-        from airflow_provider_aihandoff.operators.responding import NOTE_EVERY
-
-        now = time.monotonic()
-        if now - self._noted_at < NOTE_EVERY:
-            return {}
-        self._noted_at, seen, self.seen = now, self.seen, {}
-        return seen
-
-    def reads_again(self) -> bool:
-        """Whether it is time to read again in the ledger what has ended; if so, that counts."""
-        now = time.monotonic()
-        if now - self._read_at < _READ_EVERY:
-            return False
-        self._read_at = now
-        return True
-
-    def stops(self) -> bool:
-        """Whether no more is sent in this leg."""
-        return self.outcomes["held"] + self.outcomes["not taken"] >= _ENOUGH
-
-    @property
-    def cannot_send(self) -> bool:
-        """Whether nothing is sent in this leg that was not sent before it."""
-        return self.is_tired or self.stops() or self.outcomes["not taken"] > 0
-
-    @property
-    def tries_again(self) -> bool:
-        """Whether something is to be tried again, of which nothing else tells when."""
-        return self.outcomes["not taken"] + self.outcomes["unreadable"] > 0
-
-
-#: After these, a request is not in flight, or no longer.
-_NOT_IN_FLIGHT = frozenset({"held", "not taken", "failed", "attached", "taken", "too late"})
+#: Seconds for which a leg waits for its threads before it asks about what is due.
+_MOMENT = 0.05
 
 
 @dataclass(frozen=True)
@@ -211,7 +96,7 @@ class _Sending:
     """
 
     task: OpenAIResponseSetOperator
-    leg: _Leg
+    leg: Leg
     found: JobSet
     crew: Crew[str]
     batches: BatchSender | None
@@ -398,7 +283,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
 
         return LedgerHook(self.ledger_conn_id).get_conn(max_size=self.send_at_once + _SHARED + 1)
 
-    def _leg(self, context: Context, ledger: Ledger, provider_for: ProviderFor) -> _Leg:
+    def _leg(self, context: Context, ledger: Ledger, provider_for: ProviderFor) -> Leg:
         from airflow_provider_aihandoff.core.generation.submit import SUBMIT_LEASE
         from airflow_provider_aihandoff.core.sets.flight import Flight
         from airflow_provider_aihandoff.core.sets.shared_steps import SharedSteps
@@ -412,7 +297,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
         asking = threading.Semaphore(self.send_at_once)
         own = self.inline_wait
         patience = _PATIENCE * settings.number("inline_wait") if own is None else own.total_seconds()
-        return _Leg(context, ledger, provider_for, owner, has_effects, steps, flight, asking, patience)
+        return Leg(context, ledger, provider_for, owner, has_effects, steps, flight, asking, patience)
 
     def _set_spec(self, context: Context) -> SetSpec:
         from airflow_provider_aihandoff.core.sets.set_store import SetSpec
@@ -456,7 +341,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             except Exception as error:  # noqa: BLE001 - whatever its templates do, it is about this item
                 yield number, error.what if isinstance(error, HandoffError) else said(error)
 
-    def _check(self, leg: _Leg, spool: Spool[JobSpec]) -> tuple[int, LeftOut]:
+    def _check(self, leg: Leg, spool: Spool[JobSpec]) -> tuple[int, LeftOut]:
         """Read and render every item once, and see that each can be a job of its own. Nothing is sent or paid.
 
         :return: how many there are, and those that are left out. What the others ask for is in the spool.
@@ -491,7 +376,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
 
     # Making them jobs, and sending.
 
-    def _open_jobs(self, leg: _Leg, found: JobSet, spool: Spool[JobSpec], left_out: LeftOut) -> None:
+    def _open_jobs(self, leg: Leg, found: JobSet, spool: Spool[JobSpec], left_out: LeftOut) -> None:
         """Make each item a job of the set, or attach to the one that there is, and send as many as may be in flight."""
         items, more = iter(spool), True
         opened: deque[tuple[Job, Revision, dict[str, Any]]] = deque()
@@ -509,7 +394,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
                     opened.clear()
 
     def _open_page(
-        self, leg: _Leg, found: JobSet, page: Sequence[tuple[int, JobSpec]], left_out: LeftOut
+        self, leg: Leg, found: JobSet, page: Sequence[tuple[int, JobSpec]], left_out: LeftOut
     ) -> Iterator[tuple[Job, Revision, dict[str, Any]]]:
         """Make some items jobs in one transaction, and return those of which a request is to be sent, with it."""
         from airflow_provider_aihandoff.core.sets.set_record import LeftOutItem, LeftOutReason
@@ -536,7 +421,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
         return replace(spec, set_id=found.set_id, deadline=found.deadline, request=request, shown_request=shown)
 
     @contextmanager
-    def _sending(self, leg: _Leg, found: JobSet) -> Iterator[_Sending]:
+    def _sending(self, leg: Leg, found: JobSet) -> Iterator[_Sending]:
         """What sends requests until it is left: into batches, or each by itself, in threads."""
         from airflow_provider_aihandoff.core.sets.batch_send import BatchSender
 
@@ -558,7 +443,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             yield _Sending(self, leg, found, crew, batches)
 
     @contextmanager
-    def _crew(self, leg: _Leg) -> Iterator[Crew[str]]:
+    def _crew(self, leg: Leg) -> Iterator[Crew[str]]:
         """Threads that send and read; what each piece of work came to is counted.
 
         There are more of them than are sent at once: most wait for others, to share a transaction with them.
@@ -567,7 +452,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             leg.steps.others = crew.__len__
             yield crew
 
-    def _has_room(self, leg: _Leg, crew: Crew[str], found: JobSet) -> bool:
+    def _has_room(self, leg: Leg, crew: Crew[str], found: JobSet) -> bool:
         """Whether one more may be in flight: at once, or as soon as one of those that are has ended. False where none
         ends for so long that the rest is sent by a later leg."""
         while leg.in_flight >= self.max_in_flight:
@@ -575,7 +460,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
                 return False
         return True
 
-    def _answers_come(self, leg: _Leg, crew: Crew[str], found: JobSet) -> bool:
+    def _answers_come(self, leg: Leg, crew: Crew[str], found: JobSet) -> bool:
         """Take what has ended by now, as far as this leg or the ledger knows. False where nothing has for a while."""
         # No more at a time than are sent: where many have ended at once, the first ones make room for others.
         for each in islice(leg.flight.due(), self.send_at_once):
@@ -591,7 +476,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
         leg.is_tired = time.monotonic() - leg.progress_at >= leg.patience
         return not leg.is_tired
 
-    def _send(self, leg: _Leg, job: Job, revision: Revision, request: dict[str, Any]) -> str:
+    def _send(self, leg: Leg, job: Job, revision: Revision, request: dict[str, Any]) -> str:
         """Send the request of one job, in a thread of the worker. What becomes of it holds up no other."""
         from airflow_provider_aihandoff.core.generation.submit import NotSubmitted
 
@@ -619,7 +504,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             leg.flight.sent(job.job_id, revision.number)
         return "sent"
 
-    def _take_from_handle(self, leg: _Leg, revision: Revision) -> None:
+    def _take_from_handle(self, leg: Leg, revision: Revision) -> None:
         """Store what a lost request has left in its handle, if that is there."""
         from airflow_provider_aihandoff.core.generation.handle import take_from_handle
         from airflow_provider_aihandoff.core.generation.provider import ProviderError
@@ -630,7 +515,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
         except ProviderError as error:  # the trigger polls it
             self.log.info("Reading %s: %s", revision.conversation_id, error.what)
 
-    def _send_rest(self, leg: _Leg, found: JobSet) -> bool:
+    def _send_rest(self, leg: Leg, found: JobSet) -> bool:
         """Send what may be sent by now: what had no room before, what was held, and new revisions of what failed.
 
         :return: whether there was anything.
@@ -661,12 +546,12 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             self._drop_missing(leg, found)
         return sent
 
-    def _sendable(self, leg: _Leg, found: JobSet, *, limit: int = _OPENED_TOGETHER) -> list[Sendable]:
+    def _sendable(self, leg: Leg, found: JobSet, *, limit: int = _OPENED_TOGETHER) -> list[Sendable]:
         """Jobs of which a request may be sent in this leg."""
         incomplete, without = self.retry_incomplete, sorted(leg.dropped)
         return leg.ledger.sets.sendable(found.set_id, limit=limit, incomplete=incomplete, without=without)
 
-    def _drop_missing(self, leg: _Leg, found: JobSet) -> None:
+    def _drop_missing(self, leg: Leg, found: JobSet) -> None:
         """Send nothing of jobs in this leg whose items are gone."""
         while missing := {(each.job_type, each.job_key): each.job_id for each in self._sendable(leg, found)}:
             for _, spec in self._rendered(leg.context, numbered(self.items)):
@@ -677,12 +562,12 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             for job_id in missing.values():
                 self._drop(leg, job_id, "item missing", "its item is no longer among the items of its set")
 
-    def _send_again(self, leg: _Leg, job_id: int, spec: JobSpec) -> str:
+    def _send_again(self, leg: Leg, job_id: int, spec: JobSpec) -> str:
         """Send the request of a job that exists, or that of a new revision of it."""
         opened = self._opened_again(leg, job_id, spec)
         return opened if isinstance(opened, str) else self._send(leg, *opened, spec.request)
 
-    def _opened_again(self, leg: _Leg, job_id: int, spec: JobSpec) -> tuple[Job, Revision] | str:
+    def _opened_again(self, leg: Leg, job_id: int, spec: JobSpec) -> tuple[Job, Revision] | str:
         """A job that exists with the revision that is to be sent, perhaps a new one; or why there is none."""
         ledger = leg.ledger
         job = ledger.job(job_id)
@@ -703,7 +588,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             return "attached"
         return opened.job, opened.revision
 
-    def _drop(self, leg: _Leg, job_id: int, kind: str, reason: str) -> None:
+    def _drop(self, leg: Leg, job_id: int, kind: str, reason: str) -> None:
         """Send nothing of a job in this leg; end it, if it was not sent: no one knows what to send."""
         leg.dropped.add(job_id)
         job = leg.ledger.job(job_id)
@@ -714,7 +599,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
 
     # Taking what has ended, and waiting.
 
-    def _go_on(self, leg: _Leg, found: JobSet) -> dict[str, Any]:
+    def _go_on(self, leg: Leg, found: JobSet) -> dict[str, Any]:
         """Take and send for as long as answers come; then wait, or end."""
         while True:
             found = choose(leg.ledger, found, self.transport)
@@ -728,7 +613,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             self._defer(leg, found)
         return self._end(leg, found)
 
-    def _advance_batches(self, leg: _Leg, found: JobSet) -> None:
+    def _advance_batches(self, leg: Leg, found: JobSet) -> None:
         """Take the next step for each batch of the set, and store what they have left."""
         actor = leg.owner.actor
         again = advance_batches(leg.ledger, leg.provider_for, found, output_type=self.output_type, actor=actor)
@@ -736,11 +621,11 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
         if not leg.has_effects:
             complete_approved(leg.ledger, found.set_id, actor=actor)
 
-    def _sends_later(self, leg: _Leg, found: JobSet) -> bool:
+    def _sends_later(self, leg: Leg, found: JobSet) -> bool:
         """Whether something is left to be tried again, of which nothing tells when it can."""
         return leg.tries_again or (leg.is_tired and bool(self._sendable(leg, found, limit=1)))
 
-    def _take_ended(self, leg: _Leg, found: JobSet) -> None:
+    def _take_ended(self, leg: Leg, found: JobSet) -> None:
         """Store what every response has left that has ended, and give up those that are too late."""
         self._advance_batches(leg, found)
         if is_late(leg.ledger, found):
@@ -753,7 +638,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
                     crew.give(self._take_lost, leg, job_id, number)
                 after = page[-1][0]
 
-    def _give_ended(self, leg: _Leg, crew: Crew[str], found: JobSet) -> None:
+    def _give_ended(self, leg: Leg, crew: Crew[str], found: JobSet) -> None:
         """Hand over each response of which the ledger says that it has ended, or is too late."""
         after = 0
         while page := leg.ledger.sets.ended(found.set_id, after=after):
@@ -763,7 +648,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
                     crew.give(self._take, leg, job_id, number)
             after = page[-1][0]
 
-    def _give_some_ended(self, leg: _Leg, crew: Crew[str], found: JobSet) -> None:
+    def _give_some_ended(self, leg: Leg, crew: Crew[str], found: JobSet) -> None:
         """Hand over some of these, no more at a time than are sent: a page of them is read when it is time to."""
         if not leg.ended and (leg.ended_after or leg.reads_again()):
             leg.ended.extend(leg.ledger.sets.ended(found.set_id, after=leg.ended_after))
@@ -774,14 +659,14 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
                 leg.taking.add(job_id)
                 crew.give(self._take, leg, job_id, number)
 
-    def _await_answers(self, leg: _Leg, found: JobSet) -> None:
+    def _await_answers(self, leg: Leg, found: JobSet) -> None:
         """Take answers for as long as they come."""
         leg.progress_at = time.monotonic()
         with self._crew(leg) as crew:
             while (leg.flight or crew) and not leg.is_tired and self._answers_come(leg, crew, found):
                 pass
 
-    def _take(self, leg: _Leg, job_id: int, number: int, due: Due | None = None) -> str:
+    def _take(self, leg: Leg, job_id: int, number: int, due: Due | None = None) -> str:
         """Store what the response of one job has left, in a thread of the worker.
 
         :param due: it was sent for in this leg, and it is not known whether it has ended.
@@ -803,7 +688,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
         finally:
             leg.taking.discard(job_id)
 
-    def _take_known(self, leg: _Leg, revision: Revision) -> str:
+    def _take_known(self, leg: Leg, revision: Revision) -> str:
         """Store what a response has left that is known to have ended."""
         from airflow_provider_aihandoff.core.generation.settle import ResponseUnreadable, read_ended
 
@@ -823,7 +708,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
         self._store(leg, revision, response)
         return "taken"
 
-    def _take_late(self, leg: _Leg, revision: Revision) -> str:
+    def _take_late(self, leg: Leg, revision: Revision) -> str:
         """Give a response up that has not ended by its deadline; or store what it has left, where it has after all."""
         from airflow_provider_aihandoff.core.generation.stop import give_up
 
@@ -832,7 +717,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             return "too late"
         return self._take_known(leg, leg.steps.revision(revision.job_id, revision.number))
 
-    def _take_if_ended(self, leg: _Leg, revision: Revision, due: Due) -> str:
+    def _take_if_ended(self, leg: Leg, revision: Revision, due: Due) -> str:
         """Ask about a response, and store what it has left, where it has ended."""
         from airflow_provider_aihandoff.core.generation.provider import ProviderError
 
@@ -856,7 +741,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
         self._store(leg, revision, response)
         return "taken"
 
-    def _store(self, leg: _Leg, revision: Revision, response: ModelResponse) -> None:
+    def _store(self, leg: Leg, revision: Revision, response: ModelResponse) -> None:
         """Store what a response in hand has left."""
         from airflow_provider_aihandoff.operators.responding import store_ended, store_response
 
@@ -870,11 +755,11 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
         if job.state is JobState.APPROVED and not leg.has_effects:
             ledger.effects.complete_without_effects(job.job_id, actor=actor)
 
-    def _take_lost(self, leg: _Leg, job_id: int, number: int) -> str:
+    def _take_lost(self, leg: Leg, job_id: int, number: int) -> str:
         self._take_from_handle(leg, leg.steps.revision(job_id, number))
         return "asked"
 
-    def _defer(self, leg: _Leg, found: JobSet) -> None:
+    def _defer(self, leg: Leg, found: JobSet) -> None:
         """Wait for responses, or until a request may be sent.
 
         :raises TaskDeferred: always.
@@ -901,7 +786,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             method_name="execute_complete",
         )
 
-    def _end(self, leg: _Leg, found: JobSet) -> dict[str, Any]:
+    def _end(self, leg: Leg, found: JobSet) -> dict[str, Any]:
         """The XCom; or the failure of the task, where too many items have no output.
 
         :raises AirflowFailException: they have.

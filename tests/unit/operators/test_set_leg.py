@@ -9,7 +9,8 @@ from typing import Any
 
 from airflow_provider_aihandoff.core.sets.flight import Due, Flight
 from airflow_provider_aihandoff.core.states import ResponseStatus, RevisionState
-from airflow_provider_aihandoff.operators.response_set import OpenAIResponseSetOperator, _Leg
+from airflow_provider_aihandoff.operators.response_set import OpenAIResponseSetOperator
+from airflow_provider_aihandoff.operators.set_leg import Leg
 
 
 def test_a_response_that_a_webhook_was_about_is_taken_and_counted_once() -> None:
@@ -43,7 +44,7 @@ def test_a_response_that_a_webhook_was_about_is_taken_and_counted_once() -> None
         "asking": threading.Semaphore(1),
         "patience": 60.0,
     }
-    leg = _Leg(**parts)
+    leg = Leg(**parts)
     task: Any = SimpleNamespace()
 
     def store(_: Any, revision: Any, __: Any) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from airflow_provider_aihandoff.core.sets.flight import Flight
-from airflow_provider_aihandoff.operators.response_set import OpenAIResponseSetOperator, _Leg
+from airflow_provider_aihandoff.operators.response_set import OpenAIResponseSetOperator
+from airflow_provider_aihandoff.operators.set_leg import Leg
 
 
 @pytest.mark.parametrize("told_by", ["flight", "ledger"])
@@ -36,7 +37,7 @@ def test_slots_are_filled_again_while_a_wave_of_answers_is_taken(told_by: str) -
         "in_flight": 1_000,
         "_read_at": -10.0,
     }
-    leg = _Leg(**parts)
+    leg = Leg(**parts)
     if told_by == "flight":
         for number in waiting:
             flight.sent(number, 1)
@@ -46,7 +47,7 @@ def test_slots_are_filled_again_while_a_wave_of_answers_is_taken(told_by: str) -
     class Crew:
         """Does what it is given at once."""
 
-        def give(self, take: Any, leg: _Leg, job_id: int, number: int, *due: Any) -> None:
+        def give(self, take: Any, leg: Leg, job_id: int, number: int, *due: Any) -> None:
             given.append(job_id)
             waiting.pop(job_id, None)
             leg.taking.discard(job_id)
