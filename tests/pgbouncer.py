@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import psycopg
@@ -37,37 +38,46 @@ logfile = {folder}/log
 
 
 @contextmanager
-def pgbouncer(conninfo: dict[str, Any], tmp_path: Path, mode: str = "transaction") -> Iterator[dict[str, Any]]:
-    """A database through PgBouncer. Without one the test is skipped, on a CI machine it fails."""
+def pgbouncer(conninfo: dict[str, Any], mode: str = "transaction") -> Iterator[dict[str, Any]]:
+    """A database through PgBouncer. Without one the test is skipped, on a CI machine it fails.
+
+    Its files are not where pytest has those of a test: as root, it is run by another account, and each pytest that
+    begins on the machine closes its folders to others.
+    """
     program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
     if program is None:
         reason = "pgbouncer is not installed: apt-get install pgbouncer"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
-    port = free_port()
-    folder = tmp_path / "pgbouncer"
-    folder.mkdir()
+    with TemporaryDirectory(prefix="aihandoff-pgbouncer-") as folder:
+        port = free_port()
+        _configure(Path(folder), conninfo, port, mode)
+        process = subprocess.Popen([program, "-q", f"{folder}/ini"], **_owner_of(Path(folder)))
+        through = {**conninfo, "host": "127.0.0.1", "port": port}
+        try:
+            _wait_for(through, process, Path(folder))
+            yield through
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def _configure(folder: Path, conninfo: dict[str, Any], port: int, mode: str) -> None:
     password = conninfo["password"].replace('"', '""')
     (folder / "users").write_text(f'"{conninfo["user"]}" "{password}"\n')
     values = {"host": conninfo["host"], "server_port": conninfo["port"], "port": port, "folder": folder}
     (folder / "ini").write_text(CONFIGURATION.format(**values, mode=mode, pool_size=POOL_SIZE))
-    user: dict[str, Any] = {}
-    if os.geteuid() == 0:  # it refuses to run as root
-        account = pwd.getpwnam("postgres")
-        user = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
-        for path in (tmp_path, folder, *folder.iterdir()):
-            os.chown(path, account.pw_uid, account.pw_gid)
-        for parent in list(tmp_path.parents)[:3]:
-            parent.chmod(parent.stat().st_mode | 0o011)
-    process = subprocess.Popen([program, "-q", folder / "ini"], **user)
-    through = {**conninfo, "host": "127.0.0.1", "port": port}
-    try:
-        _wait_for(through)
-        yield through
-    finally:
-        process.terminate()
-        process.wait(20)
+
+
+def _owner_of(folder: Path) -> dict[str, Any]:
+    """As whom it runs, to whom its files are given: it refuses to run as root."""
+    if os.geteuid() != 0:
+        return {}
+    account = pwd.getpwnam("postgres")
+    for path in (folder, *folder.iterdir()):
+        os.chown(path, account.pw_uid, account.pw_gid)
+    return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
 
 
 @contextmanager
@@ -91,13 +101,16 @@ def busy(through: dict[str, Any]) -> Iterator[None]:
             thread.join()
 
 
-def _wait_for(conninfo: dict[str, Any]) -> None:
-    until = time.monotonic() + 20
+def _wait_for(conninfo: dict[str, Any], process: subprocess.Popen[bytes], folder: Path) -> None:
+    until = time.monotonic() + 60
     while True:
         try:
             psycopg.connect(**conninfo).close()
             return
         except psycopg.OperationalError:
+            log = folder / "log"
+            said = log.read_text() if log.exists() else "nothing"
+            assert process.poll() is None, f"PgBouncer has ended with {process.returncode}. Its log: {said}"
             if time.monotonic() > until:
                 raise
             time.sleep(0.05)

@@ -17,7 +17,7 @@ class _Asked(Generic[A, R]):
     """What one thread asks, and its answer once it is there.
 
     :param leads: the thread is to make the next answer.
-    :param goes_on: free once it leads, or has its answer; the thread takes it back where it leads.
+    :param goes_on: released once it leads, or has its answer; acquired again by a thread that leads.
     """
 
     what: A

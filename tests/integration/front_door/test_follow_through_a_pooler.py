@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +21,6 @@ CHECKS = 12
 async def test_in_transaction_mode_one_connection_is_enough_for_all_checks(
     ledger: Ledger,
     conninfo: dict[str, Any],
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -37,7 +35,7 @@ async def test_in_transaction_mode_one_connection_is_enough_for_all_checks(
         return found
 
     monkeypatch.setattr(Doorkeeper, "_read", staticmethod(counted))
-    with pgbouncer(conninfo, tmp_path) as through, busy(through):
+    with pgbouncer(conninfo) as through, busy(through):
         monkeypatch.setenv("AIRFLOW_CONN_AIHANDOFF_LEDGER", postgres_connection(through))
         doorkeeper = Doorkeeper(lambda: 0, lambda: None, lambda _: 0, lambda _: None)
         async with doorkeeper.watching(job.job_id, str(job.event_seq)) as watch:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,12 +52,11 @@ async def seconds_to_fire(ledger: Ledger, number: int = 1) -> float:
 async def test_in_transaction_mode_it_says_so_once_and_the_sweep_sees_every_change(
     ledger: Ledger,
     conninfo: dict[str, Any],
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setenv("AIRFLOW__AIHANDOFF__SWEEP_INTERVAL", "2")
-    with pgbouncer(conninfo, tmp_path) as through:
+    with pgbouncer(conninfo) as through:
         monkeypatch.setenv("AIRFLOW_CONN_AIHANDOFF_LEDGER", postgres_connection(through))
         for number in (1, 2):
             assert await seconds_to_fire(ledger, number) < 20
@@ -70,12 +68,11 @@ async def test_in_transaction_mode_it_says_so_once_and_the_sweep_sees_every_chan
 async def test_in_session_mode_notifications_come_and_nothing_is_said(
     ledger: Ledger,
     conninfo: dict[str, Any],
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setenv("AIRFLOW__AIHANDOFF__SWEEP_INTERVAL", "3600")
-    with pgbouncer(conninfo, tmp_path, "session") as through:
+    with pgbouncer(conninfo, "session") as through:
         monkeypatch.setenv("AIRFLOW_CONN_AIHANDOFF_LEDGER", postgres_connection(through))
         assert await seconds_to_fire(ledger) < 20
     assert SAID not in caplog.text

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -40,9 +39,9 @@ async def heard(connection: psycopg.AsyncConnection[Any]) -> list[tuple[str, str
 
 @pytest.mark.parametrize("pooled", [False, True])
 async def test_notifications_of_every_channel_come_from_the_server_and_through_a_pooler_in_session_mode(
-    conninfo: dict[str, Any], tmp_path: Path, pooled: bool
+    conninfo: dict[str, Any], pooled: bool
 ) -> None:
-    with pgbouncer(conninfo, tmp_path, "session") as through:
+    with pgbouncer(conninfo, "session") as through:
         used = through if pooled else conninfo
         async with await connect(used) as connection:
             assert await listen(connection, used, *CHANNELS)
@@ -52,19 +51,17 @@ async def test_notifications_of_every_channel_come_from_the_server_and_through_a
 
 @pytest.mark.parametrize("clients", [nullcontext, busy])
 async def test_a_pooler_in_transaction_mode_is_left_with_no_session_that_listens(
-    conninfo: dict[str, Any], tmp_path: Path, clients: Callable[[dict[str, Any]], AbstractContextManager[Any]]
+    conninfo: dict[str, Any], clients: Callable[[dict[str, Any]], AbstractContextManager[Any]]
 ) -> None:
-    with pgbouncer(conninfo, tmp_path) as through, clients(through):
+    with pgbouncer(conninfo) as through, clients(through):
         async with await connect(through) as connection:
             assert not await listen(connection, through, *CHANNELS)
             assert connection.prepare_threshold is None
             assert list(channels_of_all_sessions(through)) == []
 
 
-async def test_a_connection_that_is_set_to_prepare_statements_goes_on_preparing_them(
-    conninfo: dict[str, Any], tmp_path: Path
-) -> None:
-    with pgbouncer(conninfo, tmp_path) as through:
+async def test_a_connection_that_is_set_to_prepare_statements_goes_on_preparing_them(conninfo: dict[str, Any]) -> None:
+    with pgbouncer(conninfo) as through:
         own = {**through, "prepare_threshold": 5}
         async with await connect(own) as connection:
             assert not await listen(connection, own, *CHANNELS)

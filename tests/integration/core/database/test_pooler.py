@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -22,9 +21,9 @@ from tests.pgbouncer import pgbouncer
 
 
 @pytest.fixture
-def pooled(conninfo: dict[str, Any], tmp_path: Path) -> Iterator[dict[str, Any]]:
+def pooled(conninfo: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The ledger's database through PgBouncer."""
-    with pgbouncer(conninfo, tmp_path) as through:
+    with pgbouncer(conninfo) as through:
         yield through
 
 
