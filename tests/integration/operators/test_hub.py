@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -523,6 +523,18 @@ class TestWhatEndsAWait:
         assert time.process_time() - used < 5
 
 
+@dataclass
+class Swept:
+    """What the ledger was asked.
+
+    :param one_by_one: the revisions about which it was asked one by one.
+    :param others: what it said to each question about sets: those of which other responses run.
+    """
+
+    one_by_one: list[tuple[int, int]] = field(default_factory=list)
+    others: list[set[int]] = field(default_factory=list)
+
+
 class TestSets:
     """Of a set, the ledger is asked about all that run at once."""
 
@@ -532,61 +544,46 @@ class TestSets:
         return ledger.sets.open(spec, LeftOut()).set_id
 
     @pytest.fixture
-    def asked_about(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-        """The revisions about which the ledger is asked one by one."""
-        found: list[tuple[int, int]] = []
-        ask = wake_queries.ended_responses
+    def swept(self, options: Options, monkeypatch: pytest.MonkeyPatch) -> Swept:
+        """Sweeps follow each other at once."""
+        options(sweep_interval=0.05)
+        found, one_by_one, together = Swept(), wake_queries.ended_responses, wake_queries.others_run
 
         async def noted(connection: Any, revisions: Any) -> Any:
-            found.extend(revisions)
-            return await ask(connection, revisions)
+            found.one_by_one.extend(revisions)
+            return await one_by_one(connection, revisions)
+
+        async def noted_together(connection: Any, sets: Any) -> set[int]:
+            found.others.append(await together(connection, sets))
+            return found.others[-1]
 
         monkeypatch.setattr(wake_queries, "ended_responses", noted)
-        return found
-
-    @pytest.fixture
-    def sweeps(self, monkeypatch: pytest.MonkeyPatch) -> list[set[int]]:
-        """What each sweep has found: the sets of which other responses run."""
-        found: list[set[int]] = []
-        ask = wake_queries.others_run
-
-        async def noted(connection: Any, sets: Any) -> set[int]:
-            found.append(await ask(connection, sets))
-            return found[-1]
-
-        monkeypatch.setattr(wake_queries, "others_run", noted)
+        monkeypatch.setattr(wake_queries, "others_run", noted_together)
         return found
 
     async def test_while_nothing_ends_a_sweep_asks_about_none_of_its_responses(
-        self,
-        ledger: Ledger,
-        other: psycopg.Connection[Any],
-        job_set: int,
-        options: Options,
-        asked_about: list[tuple[int, int]],
-        sweeps: list[set[int]],
+        self, ledger: Ledger, other: psycopg.Connection[Any], job_set: int, swept: Swept
     ) -> None:
-        options(sweep_interval=0.05)
         jobs = running_in(job_set, ledger, other, 4)
         fleet = Fleet([set_trigger(job_set)])
         await until(lambda: hub()._sets and not hub()._new)
-        asked_about.clear()
-        await until_more(sweeps, 3)
-        assert asked_about == []
+        swept.one_by_one.clear()
+        await until_more(swept.others, 3)
+        assert swept.one_by_one == []
 
         webhook(ledger, jobs[0])  # one of four: the trigger goes on waiting
-        await until(lambda: asked_about)
-        await until_more(sweeps, 3)
-        assert (set(asked_about), sweeps[-1], fleet.fired) == ({(jobs[0], 1)}, set(), [])
+        await until(lambda: swept.one_by_one)
+        await until_more(swept.others, 3)
+        assert (set(swept.one_by_one), swept.others[-1], fleet.fired) == ({(jobs[0], 1)}, set(), [])
 
         webhook(ledger, jobs[1])
         assert [event["set_id"] for event in await fleet.ended()] == [job_set]
         assert hub()._sets == []
 
+    @pytest.mark.usefixtures("swept")
     async def test_ends_that_nothing_notified_are_found_by_the_sweep(
-        self, ledger: Ledger, other: psycopg.Connection[Any], job_set: int, options: Options
+        self, ledger: Ledger, other: psycopg.Connection[Any], job_set: int
     ) -> None:
-        options(sweep_interval=0.05)
         jobs = running_in(job_set, ledger, other, 4)
         fleet = Fleet([set_trigger(job_set)])
         await until(lambda: hub()._sets and not hub()._new)
@@ -596,10 +593,10 @@ class TestSets:
 
         assert [event["set_id"] for event in await fleet.ended()] == [job_set]
 
+    @pytest.mark.usefixtures("swept")
     async def test_one_that_ends_is_found_though_as_many_run(
-        self, ledger: Ledger, other: psycopg.Connection[Any], job_set: int, options: Options
+        self, ledger: Ledger, other: psycopg.Connection[Any], job_set: int
     ) -> None:
-        options(sweep_interval=0.05)
         first, _, later = running_in(job_set, ledger, other, 3)
         put(other, later, "queued")
         fleet = Fleet([set_trigger(job_set)])
@@ -612,25 +609,18 @@ class TestSets:
         assert [event["set_id"] for event in await fleet.ended()] == [job_set]
 
     async def test_while_others_run_as_well_its_own_are_asked_about_one_by_one(
-        self,
-        ledger: Ledger,
-        other: psycopg.Connection[Any],
-        job_set: int,
-        options: Options,
-        asked_about: list[tuple[int, int]],
-        sweeps: list[set[int]],
+        self, ledger: Ledger, other: psycopg.Connection[Any], job_set: int, swept: Swept
     ) -> None:
-        options(sweep_interval=0.05)
         *waited, later = running_in(job_set, ledger, other, 4)
         put(other, later, "queued")
         fleet = Fleet([set_trigger(job_set)])
         await until(lambda: hub()._sets and not hub()._new)
-        asked_about.clear()
+        swept.one_by_one.clear()
 
         put(other, later, "running")
-        await until(lambda: asked_about)
-        assert {job_id for job_id, _ in asked_about} == set(waited)
-        assert sweeps[-1] == {job_set}
+        await until(lambda: swept.one_by_one)
+        assert {job_id for job_id, _ in swept.one_by_one} == set(waited)
+        assert swept.others[-1] == {job_set}
         await fleet.cancel()
 
 

@@ -224,8 +224,8 @@ _OF_SDK = frozenset({"extra_headers", "extra_query", "extra_body", "stream"})
 
 
 def _as_json(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of ``create`` where the request goes as it is: from each argument, the SDK would make JSON by its
-    annotations, which takes as long as to send it. It is JSON in the ledger by now."""
+    """The arguments of ``create`` with which the request goes as it is. The SDK makes JSON of each argument by its
+    annotations, which takes time for each request; and what the ledger keeps is JSON by now."""
     given = {name: body[name] for name in _OF_SDK if name in body}
     more = given.get("extra_body") or {}
     return {**given, "extra_body": {**{name: body[name] for name in body if name not in _OF_SDK}, **more}}
