@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,11 +29,12 @@ from airflow_provider_aihandoff.core.jobs.attach import Attachment
 from airflow_provider_aihandoff.core.sets.crew import Crew, frozen
 from airflow_provider_aihandoff.core.sets.fail_when import checked_fail_when, too_many
 from airflow_provider_aihandoff.core.sets.transport import WINDOWS, Transport, moves_at
-from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, JobState, RevisionState
+from airflow_provider_aihandoff.core.states import JobState, RevisionState
 from airflow_provider_aihandoff.hooks.model_provider import providers
 from airflow_provider_aihandoff.operators.items import Spool, item_context, numbered
 from airflow_provider_aihandoff.operators.response import REQUEST_FIELDS, OpenAIBackgroundResponseOperator
 from airflow_provider_aihandoff.operators.retries import final_errors, is_retry
+from airflow_provider_aihandoff.operators.set_answers import Answers
 from airflow_provider_aihandoff.operators.set_leg import Leg
 from airflow_provider_aihandoff.operators.set_transport import (
     Named,
@@ -52,11 +52,10 @@ if TYPE_CHECKING:
     import jinja2
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_aihandoff.core.generation.provider import ModelResponse, ProviderFacts, ProviderFor
+    from airflow_provider_aihandoff.core.generation.provider import ProviderFacts, ProviderFor
     from airflow_provider_aihandoff.core.ledger import Ledger
     from airflow_provider_aihandoff.core.models import Job, JobSpec, Revision
     from airflow_provider_aihandoff.core.sets.batch_send import BatchSender
-    from airflow_provider_aihandoff.core.sets.flight import Due
     from airflow_provider_aihandoff.core.sets.set_record import JobSet, LeftOut
     from airflow_provider_aihandoff.core.sets.set_store import Sendable, SetSpec
 
@@ -103,7 +102,7 @@ class _Sending:
 
     def has_room(self) -> bool:
         """Whether one more may be sent: those in batches do not count. Waits for room."""
-        return self.batches is not None or self.task._has_room(self.leg, self.crew, self.found)
+        return self.batches is not None or self.task._has_room(self.leg, self.crew)
 
     def has_room_now(self) -> bool:
         """Whether one more may be sent at once."""
@@ -242,20 +241,11 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
         """Make the items jobs of the set, send what may be sent, and wait; or come back to all that."""
         from airflow_provider_aihandoff.core.models import JobSpec
 
-        with (
-            frozen(),
-            final_errors(self.ledger_conn_id),
-            self._ledger() as ledger,
-            providers() as provider_for,
-            Spool[JobSpec]() as spool,
-        ):
-            leg = self._leg(context, ledger, provider_for)
-            number, left_out = self._check(leg, spool)
+        with self._connected() as (ledger, provider_for), Spool[JobSpec]() as spool:
+            number, left_out = self._check(context, spool)
             found = ledger.sets.open(self._set_spec(context), left_out)
-            leg.in_flight = ledger.sets.in_flight(found.set_id)
             self.log.info("Attached to %s.", found.label)
-            self._running = (found, context["ti"], leg.owner)  # type: ignore[assignment]
-            self.made = {"set_id": found.set_id}
+            leg = self._leg(context, ledger, provider_for, found)
             found = choose(ledger, found, self.transport)
             self._advance_batches(leg, found)
             self._open_jobs(leg, found, spool, left_out)
@@ -265,39 +255,55 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
         """Go on after a wait: take what has ended, send what may be sent, and wait again or end."""
         from airflow_provider_aihandoff.core.generation.stop import give_up
 
-        with frozen(), final_errors(self.ledger_conn_id), self._ledger() as ledger, providers() as provider_for:
-            leg = self._leg(context, ledger, provider_for)
+        with self._connected() as (ledger, provider_for):
             found = ledger.sets.read(int(event["set_id"]))
-            leg.in_flight = ledger.sets.in_flight(found.set_id)
-            self._running = (found, context["ti"], leg.owner)  # type: ignore[assignment]
-            self.made = {"set_id": found.set_id}
+            leg = self._leg(context, ledger, provider_for, found)
             for job_id, number in event.get("gone", ()):
                 provider = provider_for(ledger.revision(job_id, number).conn_id)
                 give_up(ledger, provider, job_id, number, why="gone", actor=leg.owner.actor)
             return self._go_on(leg, found)
 
-    def _ledger(self) -> Ledger:
-        """The ledger, with a connection for each step that is done alone at the same time, for each kind of step that
-        is done together, and for what hands the work over."""
+    @contextmanager
+    def _connected(self) -> Iterator[tuple[Ledger, ProviderFor]]:
+        """What a leg works with: the ledger, with a connection for each step that is done alone at the same time, for
+        each kind of step that is done together, and for what hands the work over; and providers."""
         from airflow_provider_aihandoff.hooks.ledger import LedgerHook
 
-        return LedgerHook(self.ledger_conn_id).get_conn(max_size=self.send_at_once + _SHARED + 1)
+        hook = LedgerHook(self.ledger_conn_id)
+        with (
+            frozen(),
+            final_errors(self.ledger_conn_id),
+            hook.get_conn(max_size=self.send_at_once + _SHARED + 1) as ledger,
+            providers() as provider_for,
+        ):
+            provider_for(self.openai_conn_id)  # once, before threads ask for it
+            yield ledger, provider_for
 
-    def _leg(self, context: Context, ledger: Ledger, provider_for: ProviderFor) -> Leg:
+    def _leg(self, context: Context, ledger: Ledger, provider_for: ProviderFor, found: JobSet) -> Leg:
         from airflow_provider_aihandoff.core.generation.submit import SUBMIT_LEASE
         from airflow_provider_aihandoff.core.sets.flight import Flight
         from airflow_provider_aihandoff.core.sets.shared_steps import SharedSteps
 
-        provider_for(self.openai_conn_id)  # once, before threads ask for it
-        owner, has_effects = owner_of(context), self._has_effects()
-        steps = SharedSteps(
-            ledger, actor=owner.actor, lease=SUBMIT_LEASE, most=self.send_at_once, complete=not has_effects
+        owner, complete = owner_of(context), not self._has_effects()
+        self._running = (found, context["ti"], owner)  # type: ignore[assignment]
+        self.made = {"set_id": found.set_id}
+        most = self.send_at_once
+        steps = SharedSteps(ledger, actor=owner.actor, lease=SUBMIT_LEASE, most=most, complete=complete)
+        answers = Answers(
+            ledger,
+            provider_for,
+            steps,
+            found.set_id,
+            actor=owner.actor,
+            complete=complete,
+            output_type=self.output_type,
+            at_once=most,
+            flight=Flight(time.monotonic, settings.number("poll_rate"), most),
         )
-        flight = Flight(time.monotonic, settings.number("poll_rate"), self.send_at_once)
-        asking = threading.Semaphore(self.send_at_once)
         own = self.inline_wait
         patience = _PATIENCE * settings.number("inline_wait") if own is None else own.total_seconds()
-        return Leg(context, ledger, provider_for, owner, has_effects, steps, flight, asking, patience)
+        in_flight = ledger.sets.in_flight(found.set_id)
+        return Leg(context, ledger, provider_for, owner, complete, steps, answers, patience, in_flight)
 
     def _set_spec(self, context: Context) -> SetSpec:
         from airflow_provider_aihandoff.core.sets.set_store import SetSpec
@@ -341,7 +347,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             except Exception as error:  # noqa: BLE001 - whatever its templates do, it is about this item
                 yield number, error.what if isinstance(error, HandoffError) else said(error)
 
-    def _check(self, leg: Leg, spool: Spool[JobSpec]) -> tuple[int, LeftOut]:
+    def _check(self, context: Context, spool: Spool[JobSpec]) -> tuple[int, LeftOut]:
         """Read and render every item once, and see that each can be a job of its own. Nothing is sent or paid.
 
         :return: how many there are, and those that are left out. What the others ask for is in the spool.
@@ -350,7 +356,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
         from airflow_provider_aihandoff.core.sets.set_record import LeftOut, LeftOutItem, LeftOutReason
 
         left_out, seen, number = LeftOut(), dict[int, int](), 0
-        for number, spec in self._rendered(leg.context, numbered(self.items)):
+        for number, spec in self._rendered(context, numbered(self.items)):
             if isinstance(spec, str):
                 left_out.add(LeftOutItem(number, LeftOutReason.NOT_RENDERED, spec))
                 continue
@@ -390,7 +396,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
                     opened.clear()
                 elif sending.has_room_now():
                     sending.give(*opened.popleft())
-                elif leg.is_tired or not self._answers_come(leg, sending.crew, found):
+                elif leg.is_tired or not self._answers_come(leg, sending.crew):
                     opened.clear()
 
     def _open_page(
@@ -452,26 +458,17 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             leg.steps.others = crew.__len__
             yield crew
 
-    def _has_room(self, leg: Leg, crew: Crew[str], found: JobSet) -> bool:
+    def _has_room(self, leg: Leg, crew: Crew[str]) -> bool:
         """Whether one more may be in flight: at once, or as soon as one of those that are has ended. False where none
         ends for so long that the rest is sent by a later leg."""
         while leg.in_flight >= self.max_in_flight:
-            if leg.is_tired or not self._answers_come(leg, crew, found):
+            if leg.is_tired or not self._answers_come(leg, crew):
                 return False
         return True
 
-    def _answers_come(self, leg: Leg, crew: Crew[str], found: JobSet) -> bool:
+    def _answers_come(self, leg: Leg, crew: Crew[str]) -> bool:
         """Take what has ended by now, as far as this leg or the ledger knows. False where nothing has for a while."""
-        # No more at a time than are sent: where many have ended at once, the first ones make room for others.
-        for each in islice(leg.flight.due(), self.send_at_once):
-            if each.job_id in leg.taking:  # a thread has it in hand
-                leg.flight.later(each)
-            else:
-                leg.taking.add(each.job_id)
-                crew.give(self._take, leg, each.job_id, each.number, each)
-        self._give_some_ended(leg, crew, found)
-        if seen := leg.take_seen():
-            leg.ledger.signs.seen(seen)
+        leg.answers.hand_over_some(crew)
         crew.collect(_MOMENT)
         leg.is_tired = time.monotonic() - leg.progress_at >= leg.patience
         return not leg.is_tired
@@ -495,25 +492,13 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
         if revision.is_held:
             return "held"
         if revision.is_lost:
-            self._take_from_handle(leg, revision)
+            leg.answers.take_from_handle(revision)
             return "lost"
         if revision.completed_at is not None:
             return "taken"  # a server without background mode answers with the output
         if revision.state is RevisionState.RUNNING:
-            leg.runs(revision)
-            leg.flight.sent(job.job_id, revision.number)
+            leg.answers.expect(revision)
         return "sent"
-
-    def _take_from_handle(self, leg: Leg, revision: Revision) -> None:
-        """Store what a lost request has left in its handle, if that is there."""
-        from airflow_provider_aihandoff.core.generation.handle import take_from_handle
-        from airflow_provider_aihandoff.core.generation.provider import ProviderError
-
-        provider = leg.provider_for(revision.conn_id)
-        try:
-            take_from_handle(leg.ledger, provider, revision, output_type=self.output_type, actor=leg.owner.actor)
-        except ProviderError as error:  # the trigger polls it
-            self.log.info("Reading %s: %s", revision.conversation_id, error.what)
 
     def _send_rest(self, leg: Leg, found: JobSet) -> bool:
         """Send what may be sent by now: what had no room before, what was held, and new revisions of what failed.
@@ -605,7 +590,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             found = choose(leg.ledger, found, self.transport)
             self._take_ended(leg, found)
             sent, before = self._send_rest(leg, found), leg.outcomes["taken"]
-            self._await_answers(leg, found)
+            self._await_answers(leg)
             if not sent and leg.outcomes["taken"] == before:
                 break
         ledger, set_id = leg.ledger, found.set_id
@@ -618,7 +603,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
         actor = leg.owner.actor
         again = advance_batches(leg.ledger, leg.provider_for, found, output_type=self.output_type, actor=actor)
         leg.outcomes["unreadable"] += int(again)
-        if not leg.has_effects:
+        if leg.complete:
             complete_approved(leg.ledger, found.set_id, actor=actor)
 
     def _sends_later(self, leg: Leg, found: JobSet) -> bool:
@@ -630,134 +615,15 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
         self._advance_batches(leg, found)
         if is_late(leg.ledger, found):
             stop_late_windows(leg.ledger, leg.provider_for, found, actor=leg.owner.actor)
-        after = 0
         with self._crew(leg) as crew:
-            self._give_ended(leg, crew, found)
-            while page := leg.ledger.sets.in_handles(found.set_id, after=after):
-                for job_id, number in page:
-                    crew.give(self._take_lost, leg, job_id, number)
-                after = page[-1][0]
+            leg.answers.hand_over_ended(crew)
 
-    def _give_ended(self, leg: Leg, crew: Crew[str], found: JobSet) -> None:
-        """Hand over each response of which the ledger says that it has ended, or is too late."""
-        after = 0
-        while page := leg.ledger.sets.ended(found.set_id, after=after):
-            for job_id, number in page:
-                if job_id not in leg.taking:
-                    leg.taking.add(job_id)
-                    crew.give(self._take, leg, job_id, number)
-            after = page[-1][0]
-
-    def _give_some_ended(self, leg: Leg, crew: Crew[str], found: JobSet) -> None:
-        """Hand over some of these, no more at a time than are sent: a page of them is read when it is time to."""
-        if not leg.ended and (leg.ended_after or leg.reads_again()):
-            leg.ended.extend(leg.ledger.sets.ended(found.set_id, after=leg.ended_after))
-            leg.ended_after = leg.ended[-1][0] if leg.ended else 0
-        for _ in range(min(self.send_at_once, len(leg.ended))):
-            job_id, number = leg.ended.popleft()
-            if job_id not in leg.taking:
-                leg.taking.add(job_id)
-                crew.give(self._take, leg, job_id, number)
-
-    def _await_answers(self, leg: Leg, found: JobSet) -> None:
+    def _await_answers(self, leg: Leg) -> None:
         """Take answers for as long as they come."""
         leg.progress_at = time.monotonic()
         with self._crew(leg) as crew:
-            while (leg.flight or crew) and not leg.is_tired and self._answers_come(leg, crew, found):
+            while (leg.answers or crew) and not leg.is_tired and self._answers_come(leg, crew):
                 pass
-
-    def _take(self, leg: Leg, job_id: int, number: int, due: Due | None = None) -> str:
-        """Store what the response of one job has left, in a thread of the worker.
-
-        :param due: it was sent for in this leg, and it is not known whether it has ended.
-        """
-        try:
-            if due is None:
-                # The flight asks about it too, later on: then the ledger says that it is taken, and not what is kept.
-                leg.running.pop(job_id, None)
-                revision = leg.steps.revision(job_id, number)
-            else:  # what has become of it since is seen by the step that stores what it has left
-                revision = leg.revision(job_id, number)
-            if revision.state is not RevisionState.RUNNING:
-                return "gone on"
-            if revision.response_status in ENDED_RESPONSE_STATUSES:
-                return self._take_known(leg, revision)
-            if due is None:
-                return self._take_late(leg, revision)
-            return self._take_if_ended(leg, revision, due)
-        finally:
-            leg.taking.discard(job_id)
-
-    def _take_known(self, leg: Leg, revision: Revision) -> str:
-        """Store what a response has left that is known to have ended."""
-        from airflow_provider_aihandoff.core.generation.settle import ResponseUnreadable, read_ended
-
-        ledger, actor = leg.ledger, leg.owner.actor
-        provider = leg.provider_for(revision.conn_id)
-        try:
-            with leg.asking:
-                response = read_ended(provider, str(revision.response_id))
-        except ResponseUnreadable as error:
-            self.log.warning("%s", error)
-            if ledger.now() < revision.deadline:
-                return "unreadable"
-            reason = "its response has ended, and could not be read by the deadline"
-            error_of = {"kind": "deadline"}
-            ledger.outputs.fail(revision.job_id, revision.number, actor=actor, reason=reason, error=error_of)
-            return "too late"
-        self._store(leg, revision, response)
-        return "taken"
-
-    def _take_late(self, leg: Leg, revision: Revision) -> str:
-        """Give a response up that has not ended by its deadline; or store what it has left, where it has after all."""
-        from airflow_provider_aihandoff.core.generation.stop import give_up
-
-        provider, actor = leg.provider_for(revision.conn_id), leg.owner.actor
-        if give_up(leg.ledger, provider, revision.job_id, revision.number, why="deadline", actor=actor) is None:
-            return "too late"
-        return self._take_known(leg, leg.steps.revision(revision.job_id, revision.number))
-
-    def _take_if_ended(self, leg: Leg, revision: Revision, due: Due) -> str:
-        """Ask about a response, and store what it has left, where it has ended."""
-        from airflow_provider_aihandoff.core.generation.provider import ProviderError
-
-        with leg.asking:
-            asked = leg.flight.asks(due)
-            if asked is None:
-                leg.runs(revision)
-                return "not asked"
-            try:
-                response = leg.provider_for(revision.conn_id).retrieve(str(revision.response_id))
-            except ProviderError as error:
-                self.log.info("Asking about %s: %s", revision.response_id, error.what)
-                response = None
-        if response is not None and not response.ended:
-            leg.seen[revision.job_id] = revision.number
-        if response is None or not response.readable:
-            leg.runs(revision)
-            leg.flight.runs(asked)
-            return "runs"
-        leg.flight.ended(asked)
-        self._store(leg, revision, response)
-        return "taken"
-
-    def _store(self, leg: Leg, revision: Revision, response: ModelResponse) -> None:
-        """Store what a response in hand has left."""
-        from airflow_provider_aihandoff.operators.responding import store_ended, store_response
-
-        ledger, provider, actor = leg.ledger, leg.provider_for(revision.conn_id), leg.owner.actor
-        job = store_response(
-            ledger, provider, revision, response, output_type=self.output_type, actor=actor, steps=leg.steps
-        )
-        if job.state is JobState.RUNNING:  # another response of the revision has ended first, and was taken
-            now = leg.steps.revision(revision.job_id, revision.number)
-            job = store_ended(ledger, leg.provider_for, job, now, output_type=self.output_type, actor=actor)
-        if job.state is JobState.APPROVED and not leg.has_effects:
-            ledger.effects.complete_without_effects(job.job_id, actor=actor)
-
-    def _take_lost(self, leg: Leg, job_id: int, number: int) -> str:
-        self._take_from_handle(leg, leg.steps.revision(job_id, number))
-        return "asked"
 
     def _defer(self, leg: Leg, found: JobSet) -> None:
         """Wait for responses, or until a request may be sent.

@@ -69,6 +69,7 @@ def test_the_provider_info_names_every_operator_sensor_hook_and_trigger_module()
         "set_approval",
         "required_actions",
         "set_effects",
+        "set_answers",
         "set_leg",
         "requesting",
     }  # shared by the modules that Dag authors import
