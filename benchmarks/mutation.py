@@ -1773,6 +1773,12 @@ GUARDS = (
         ),
     ),
     guard(
+        "sets: a lost request is waited for no longer than what is known by now says",
+        f"{_LEDGER}/generation/test_submit.py"
+        "::TestHowLong::test_where_more_is_known_by_now_it_waits_less_unless_its_author_chose_to_wait",
+        ("Submission.intend.work", "revision = wait_less(connection, job, revision, orphan_wait)", "pass"),
+    ),
+    guard(
         "sets: the answer to a permission that was lost is not recorded together with others",
         f"{_SHARED}::test_an_answer_without_its_permission_is_left_to_the_step_of_a_single_job",
         ("together:_MARK_RUNNING", "AND r.submit_token = given.token ", ""),

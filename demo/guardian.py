@@ -172,9 +172,11 @@ class Guardian:
 
 
 def _in_child(user: tuple[int, int] | None, stop_signal: int) -> Callable[[], None]:
-    """Return what the child does before it becomes the command: drop its rights, tie itself to its parent."""
+    """Return what the child does before it becomes the command: drop its rights, tie itself to its parent, and heed
+    Ctrl-C, which a shell makes what it starts in the background ignore."""
 
     def prepare() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         if user is not None:
             os.setgroups([])
             os.setgid(user[1])

@@ -617,6 +617,7 @@ class OpenAIResponseSetOperator(OpenAIBackgroundResponseOperator):
             stop_late_windows(leg.ledger, leg.provider_for, found, actor=leg.owner.actor)
         with self._crew(leg) as crew:
             leg.answers.hand_over_ended(crew)
+        leg.answers.wait_less()
 
     def _await_answers(self, leg: Leg) -> None:
         """Take answers for as long as they come."""

@@ -9,6 +9,7 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_aihandoff import settings
 from airflow_provider_aihandoff.core.states import ENDED_RESPONSE_STATUSES, JobState, RevisionState
 
 if TYPE_CHECKING:
@@ -105,9 +106,17 @@ class Answers:
                 self._hand_over(crew, job_id, number)
             after = page[-1][0]
         after = 0
-        while page := self._ledger.sets.in_handles(self._set_id, after=after):
+        while page := self._ledger.sets.lost(self._set_id, in_handles=True, after=after):
             for job_id, number in page:
                 crew.give(self._take_lost, job_id, number)
+            after = page[-1][0]
+
+    def wait_less(self) -> None:
+        """See that no lost request is waited for too long: what has ended meanwhile says how long one may take."""
+        after = 0
+        while page := self._ledger.sets.lost(self._set_id, in_handles=False, after=after):
+            for job_id, number in page:
+                self._ledger.submission.wait_less(job_id, number, orphan_wait=settings.seconds("orphan_wait"))
             after = page[-1][0]
 
     def take_from_handle(self, revision: Revision) -> None:

@@ -6,9 +6,9 @@ from datetime import timedelta
 
 from airflow_provider_aihandoff.core.database import history
 from airflow_provider_aihandoff.core.database.connection import LedgerConnection
-from airflow_provider_aihandoff.core.generation.lost import WEBHOOKS_WITHIN, how_long
+from airflow_provider_aihandoff.core.generation.lost import WEBHOOKS_WITHIN, LostWait, how_long, wait_of
 from airflow_provider_aihandoff.core.generation.revision_store import count_unknown
-from airflow_provider_aihandoff.core.models import Actor, Job, Revision
+from airflow_provider_aihandoff.core.models import Actor, Job, Revision, columns
 from airflow_provider_aihandoff.core.states import RevisionState
 
 #: The newest jobs of a type, whose responses say how long one may take.
@@ -26,6 +26,10 @@ _LONGEST = f"""
         USING (job_id)
     WHERE response_id IS NOT NULL AND batch_id IS NULL AND submitted_at IS NOT NULL
         AND state IN ('running', 'completed', 'failed')"""
+_WAIT_LESS = f"""
+    UPDATE aihandoff.revisions SET submit_lease_until = clock_timestamp() + %(wait)s
+    WHERE revision_id = %(revision_id)s AND deadline > clock_timestamp() + %(wait)s
+    RETURNING {columns(Revision)}"""
 
 
 def _wait(connection: LedgerConnection, job: Job, revision: Revision, orphan_wait: timedelta) -> timedelta:
@@ -64,3 +68,19 @@ def count_lost(
     wait = _wait(connection, job, revision, orphan_wait)
     count_unknown(connection, job, revision, actor=actor, reason=reason, wait=wait)
     return wait
+
+
+def wait_less(
+    connection: LedgerConnection, job: Job, revision: Revision, orphan_wait: timedelta = timedelta(0)
+) -> Revision:
+    """Shorten the wait for a lost request, where the ledger knows more of its job type now than when it was lost.
+
+    That is one until the deadline. What its author chose stays, and so does the wait for what a handle says.
+
+    :param orphan_wait: as in :func:`core.generation.lost.how_long`.
+    """
+    if wait_of(revision) is not LostWait.FAILS or revision.on_lost is not None:
+        return revision
+    marks = {"wait": _wait(connection, job, revision, orphan_wait), "revision_id": revision.revision_id}
+    row = connection.execute(_WAIT_LESS, marks).fetchone()
+    return revision if row is None else Revision(**row)

@@ -38,7 +38,7 @@ from airflow_provider_aihandoff.core.errors import (
     RequestError,
     RevisionsExhausted,
 )
-from airflow_provider_aihandoff.core.generation.lost_store import count_lost
+from airflow_provider_aihandoff.core.generation.lost_store import count_lost, wait_less
 from airflow_provider_aihandoff.core.generation.provider import WorstCase
 from airflow_provider_aihandoff.core.generation.revision_store import (
     COUNTED,
@@ -662,7 +662,8 @@ class Submission:
 
         An earlier permission that expired without an id means that its request may have been accepted: it is counted
         as an unknown submission, and no request is sent for as long as :mod:`core.generation.lost` says. Without a
-        person's word there may be :data:`MAX_UNKNOWN_SUBMISSIONS` of them.
+        person's word there may be :data:`MAX_UNKNOWN_SUBMISSIONS` of them. Asking before that time has ended
+        shortens it, as :meth:`wait_less` does.
 
         :param lease: how long the permission is valid: longer than the request may take.
         :param orphan_wait: the shortest time that a webhook may take to bring the response of a lost request.
@@ -692,6 +693,7 @@ class Submission:
             if at >= revision.deadline:
                 return self._too_late(connection, job, revision, actor)
             # What is held asks each time: what holds it may have ended.
+            revision = wait_less(connection, job, revision, orphan_wait)
             if not revision.is_held and (left := _lease_left(revision, at)) > 0:
                 return Intent(revision, None, left)
             wait = count_lost(
@@ -860,6 +862,19 @@ class Submission:
                 count_lost(connection, job, revision, actor, reason, orphan_wait)
 
         self._database.persist(work, step="submit.lost")
+
+    def wait_less(self, job_id: int, number: int, *, orphan_wait: timedelta) -> Revision:
+        """Shorten the wait for a lost request, where the ledger knows more of its job type now than when it was lost.
+
+        :param orphan_wait: as in :meth:`intend`.
+        :return: the revision as it is now.
+        """
+
+        def work(connection: LedgerConnection) -> Revision:
+            job = history.lock(connection, job_id)
+            return wait_less(connection, job, read_revision(connection, job_id, number), orphan_wait)
+
+        return self._database.transact(work)
 
     def runs_in_handle(
         self,

@@ -101,13 +101,13 @@ _WAITING = """
         AND (%(with_ended)s OR r.response_status IS NULL OR NOT r.response_status = ANY(%(ended)s))
     ORDER BY j.job_id"""
 _IS_WAITING = f"SELECT EXISTS ({_WAITING}) AS it_is"
-#: Those of which the provider's conversation may have the output of a lost request.
-_IN_HANDLES = """
+#: Those whose request was lost: a response may exist.
+_LOST = """
     SELECT j.job_id, r.number FROM aihandoff.jobs AS j
     JOIN aihandoff.revisions AS r ON r.job_id = j.job_id AND r.number = j.revision
     WHERE j.set_id = %(set_id)s AND j.state = 'queued' AND r.state = 'submitting' AND r.submit_token IS NULL
-        AND r.unknown_submissions > 0 AND r.conversation_id IS NOT NULL AND r.changes IS NULL
-        AND j.job_id > %(after)s
+        AND r.unknown_submissions > 0 AND r.batch_id IS NULL AND r.changes IS NULL
+        AND (r.conversation_id IS NOT NULL) = %(in_handles)s AND j.job_id > %(after)s
     ORDER BY j.job_id LIMIT %(limit)s"""
 #: Those whose response has ended, and whose output is there to be taken; and those past their deadline.
 _ENDED = """
@@ -397,12 +397,13 @@ class Sets:
         values = {"set_id": set_id, "changes": False, "with_ended": True, "ended": _ENDED_STATUSES}
         return bool(self._all(_IS_WAITING, values)[0]["it_is"])
 
-    def in_handles(self, set_id: int, *, after: int = 0) -> list[tuple[int, int]]:
-        """One page of ``(job id, revision)`` of lost requests whose output may be in the provider's conversation.
+    def lost(self, set_id: int, *, in_handles: bool, after: int = 0) -> list[tuple[int, int]]:
+        """One page of ``(job id, revision)`` of requests whose answer was lost: a response may exist.
 
+        :param in_handles: those whose output may be in the provider's conversation; otherwise, those that have none.
         :param after: the last job of the page before.
         """
-        rows = self._all(_IN_HANDLES, {"set_id": set_id, "after": after, "limit": PAGE})
+        rows = self._all(_LOST, {"set_id": set_id, "in_handles": in_handles, "after": after, "limit": PAGE})
         return [(row["job_id"], row["number"]) for row in rows]
 
     def writable(self, set_id: int, task_id: str, *, refused: bool, after: int = 0) -> list[Job]:

@@ -18,6 +18,7 @@ from airflow.sdk import task
 from airflow_provider_aihandoff.core.bulk.bulk_run import begin, preview
 from airflow_provider_aihandoff.core.bulk.bulk_run import run as run_bulk
 from airflow_provider_aihandoff.core.bulk.bulk_store import BulkAction
+from airflow_provider_aihandoff.core.generation import lost
 from airflow_provider_aihandoff.core.jobs.job_filter import JobFilter
 from airflow_provider_aihandoff.core.ledger import Ledger
 from airflow_provider_aihandoff.core.models import Actor
@@ -31,6 +32,7 @@ from airflow_provider_aihandoff.operators.response_set import OpenAIResponseSetO
 from airflow_provider_aihandoff.policies import Approve, AskPerson
 from airflow_provider_aihandoff.sensors.approval import ApprovalSensor
 from airflow_provider_aihandoff.testing import OpenAIStandIn, ResponderRequest
+from tests.integration.core.generation.test_submit import webhooks_arrive
 from tests.integration.operators.conftest import Model, RunDag
 from tests.integration.operators.dag_runs import Dags
 from tests.integration.operators.tasks import Note, Policy, publish
@@ -165,6 +167,21 @@ def test_where_no_answer_comes_for_a_while_the_rest_is_sent_by_a_later_leg(
     done = run(lambda: draft_set(metadata={"standin": "delay=2"}, **waits))
     assert done.state == "success", done.errors
     assert (states(ledger), requests_of(stand_in)) == ({"completed": 7}, 7)
+
+
+def test_a_request_that_was_lost_is_waited_for_no_longer_than_what_the_others_took_says(
+    run: RunDag, ledger: Ledger, stand_in: OpenAIStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lost, "MIN_HISTORY", len(ITEMS) - 1)  # it is known once all others have ended
+    monkeypatch.setenv("AIRFLOW__AIHANDOFF__WEBHOOK_SILENCE", "1")
+    webhooks_arrive(ledger)
+    items = [{**item, "fault": "create=drop_after_accept" if item["id"] == "t0" else ""} for item in ITEMS]
+    at_last = timedelta(minutes=2)
+    done = run(lambda: draft_set(items, metadata={"standin": "delay=0.3 {{ item.fault }}"}, deadline=at_last))
+    assert done.state == "success", done.errors
+    assert (states(ledger), requests_of(stand_in)) == ({"completed": 7}, 8)
+    unknown = {job.job_key: ledger.revision(job.job_id, 1).unknown_submissions for job in ledger.jobs(limit=10)}
+    assert {key for key, number in unknown.items() if number} == {"t0"}
 
 
 @pytest.mark.parametrize(

@@ -697,6 +697,23 @@ class TestHowLong:
             connection.execute("UPDATE aihandoff.revisions SET submitted_at = completed_at WHERE job_id <= 20")
         assert self.wait(ledger, send, conninfo, "wait") == pytest.approx(3600, abs=30)
 
+    @pytest.mark.parametrize(("on_lost", "seconds"), [(None, LONGEST_FACTOR * 100), ("wait", 3600), ("ask", 3600)])
+    def test_where_more_is_known_by_now_it_waits_less_unless_its_author_chose_to_wait(
+        self, ledger: Ledger, send: Send, conninfo: dict[str, Any], on_lost: OnLost | None, seconds: float
+    ) -> None:
+        webhooks_arrive(ledger)
+        job = open_job(ledger, "create=drop_after_accept", on_lost=on_lost)
+        assert seconds_left(conninfo, send(job)) == pytest.approx(3600, abs=30)
+        for number in range(MIN_HISTORY):
+            assert seconds_left(conninfo, send(job)) == pytest.approx(3600, abs=60)
+            draft(ledger, job_spec(job_key=f"after:{number}"), response_id=f"resp_{number}")
+        with psycopg.connect(**conninfo) as connection:
+            connection.execute("UPDATE aihandoff.revisions SET submitted_at = completed_at - interval '100 s'")
+        shorter = send(job)
+        assert seconds_left(conninfo, shorter) == pytest.approx(seconds, abs=15)
+        assert (shorter.is_lost, shorter.unknown_submissions) == (True, 1)
+        assert send(job).submit_lease_until == shorter.submit_lease_until, "no wait is made longer"
+
     @pytest.mark.parametrize("on_lost", ["resend", None])
     def test_without_webhooks_nothing_could_arrive_and_it_is_sent_again_at_once(
         self, ledger: Ledger, send: Send, conninfo: dict[str, Any], on_lost: OnLost | None
