@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import httpx
@@ -120,13 +121,9 @@ def end(ledger: Ledger, revision: Revision) -> None:
 def test_what_the_model_writes_arrives_piece_by_piece_from_one_reader_for_all_who_watch(
     login: Login, address: str, begin: Begin, ledger: Ledger, stand_in: OpenAIStandIn
 ) -> None:
-    revision = begin()
-    with (
-        client(login, address) as admin,
-        client(login, address) as other,
-        following(admin, of_job(revision)) as events,
-        following(other, of_job(revision)) as also,
-    ):
+    with client(login, address) as admin, client(login, address) as other, ExitStack() as opened:
+        revision = begin("delay=6")  # they watch before much of it is written
+        events, also = (opened.enter_context(following(each, of_job(revision))) for each in (admin, other))
         seen = watched(events)
         assert text_of(seen) == text_of(watched(also)) == TEXT
         assert "I check what is asked" in text_of(seen, "thinking")
@@ -163,9 +160,10 @@ def test_nothing_is_read_while_no_one_watches_and_the_job_goes_on(
 def test_a_stream_that_is_cut_off_is_taken_up_without_a_gap_or_a_repetition(
     login: Login, address: str, begin: Begin, stand_in: OpenAIStandIn
 ) -> None:
-    revision = begin("delay=3 stream=drop times=3")
-    with client(login, address) as admin, following(admin, of_job(revision)) as events:
-        seen = watched(events)
+    with client(login, address) as admin:
+        revision = begin("delay=6 stream=drop times=3")
+        with following(admin, of_job(revision)) as events:
+            seen = watched(events)
     assert text_of(seen) == TEXT
     assert [name for _, name, _ in seen if name == "reset"] == ["reset"]
     after = [each.after for each in stand_in.requests() if each.after is not None]
@@ -295,7 +293,7 @@ def test_a_page_shows_where_to_listen_and_how_long_the_model_has_worked(
     admin = login("admin")
     page = admin.get(f"/aihandoff/jobs/{streamed.job_id}").text
     assert f'data-live="{API}/jobs/{streamed.job_id}/stream"' in page
-    assert "Working for 0 s, last sign 0 s ago." in page or "Working for 1 s" in page
+    assert re.search(r"Working for \d+ s, last sign \d+ s ago\.", page)
     page = admin.get(f"/aihandoff/jobs/{plain.job_id}").text
     assert "data-live=" not in page
     assert "Working for " in page
