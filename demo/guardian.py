@@ -172,8 +172,8 @@ class Guardian:
 
 
 def _in_child(user: tuple[int, int] | None, stop_signal: int) -> Callable[[], None]:
-    """Return what the child does before it becomes the command: drop its rights, tie itself to its parent, and heed
-    Ctrl-C, which a shell makes what it starts in the background ignore."""
+    """Return what the child does before it becomes the command: drop its rights, and tie itself to its parent. It does
+    not ignore Ctrl-C, as all do that a shell has started in the background."""
 
     def prepare() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -112,11 +112,15 @@ class Answers:
             after = page[-1][0]
 
     def wait_less(self) -> None:
-        """See that no lost request is waited for too long: what has ended meanwhile says how long one may take."""
-        after = 0
+        """See that no lost request is waited for until its deadline where what has ended says how long one may take.
+
+        It says that of all of them, or of none yet: then the others are left, too.
+        """
+        after, orphan_wait = 0, settings.seconds("orphan_wait")
         while page := self._ledger.sets.lost(self._set_id, in_handles=False, after=after):
             for job_id, number in page:
-                self._ledger.submission.wait_less(job_id, number, orphan_wait=settings.seconds("orphan_wait"))
+                if not self._ledger.submission.wait_less(job_id, number, orphan_wait=orphan_wait):
+                    return
             after = page[-1][0]
 
     def take_from_handle(self, revision: Revision) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,8 +16,7 @@ from demo.airflow_api import AirflowApi
 from demo.comparison import as_table, compare
 from demo.local import LocalDemo, running_demo
 from demo.pipelines import approve_what_waits, open_ledger
-from nodes.person import send_lost_requests_again
-from tests.stack.pipelines.shared import process_titled, responses, writes
+from tests.stack.pipelines.shared import process_titled, writes
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(2400)]
 
@@ -62,13 +60,10 @@ class Killing:
         self.run_id = self.admin.trigger(DAG_ID, {"number": NUMBER, "prefix": "killed"})
 
     def until(self, condition: Callable[[], bool], what: str) -> None:
-        """Wait for something. What ends of Airflow is started again, what has failed is cleared, and a request that did
-        not arrive is sent again, as people do."""
+        """Wait for something. What ends of Airflow is started again, and what has failed is cleared, as people do."""
 
         def reached() -> bool:
             self.demo.airflow.revive()
-            with suppress(LedgerUnavailable):
-                send_lost_requests_again(self.ledger, lambda: responses(self.demo))
             if self.admin.run_state(DAG_ID, self.run_id) == "failed":
                 self.admin.clear(DAG_ID, self.run_id, only_failed=True)
             return condition()

@@ -38,6 +38,7 @@ from airflow_provider_aihandoff.core.errors import (
     RequestError,
     RevisionsExhausted,
 )
+from airflow_provider_aihandoff.core.generation.lost import LostWait, wait_of
 from airflow_provider_aihandoff.core.generation.lost_store import count_lost, wait_less
 from airflow_provider_aihandoff.core.generation.provider import WorstCase
 from airflow_provider_aihandoff.core.generation.revision_store import (
@@ -692,8 +693,8 @@ class Submission:
             at = history.now(connection)
             if at >= revision.deadline:
                 return self._too_late(connection, job, revision, actor)
-            # What is held asks each time: what holds it may have ended.
             revision = wait_less(connection, job, revision, orphan_wait)
+            # What is held asks each time: what holds it may have ended.
             if not revision.is_held and (left := _lease_left(revision, at)) > 0:
                 return Intent(revision, None, left)
             wait = count_lost(
@@ -863,18 +864,21 @@ class Submission:
 
         self._database.persist(work, step="submit.lost")
 
-    def wait_less(self, job_id: int, number: int, *, orphan_wait: timedelta) -> Revision:
+    def wait_less(self, job_id: int, number: int, *, orphan_wait: timedelta) -> bool:
         """Shorten the wait for a lost request, where the ledger knows more of its job type now than when it was lost.
 
+        Safe to repeat: what is no longer waited for until its deadline is left as it is.
+
         :param orphan_wait: as in :meth:`intend`.
-        :return: the revision as it is now.
+        :return: whether it is not, or no longer, waited for until its deadline.
         """
 
-        def work(connection: LedgerConnection) -> Revision:
+        def work(connection: LedgerConnection) -> bool:
             job = history.lock(connection, job_id)
-            return wait_less(connection, job, read_revision(connection, job_id, number), orphan_wait)
+            now = wait_less(connection, job, read_revision(connection, job_id, number), orphan_wait)
+            return wait_of(now) is not LostWait.FAILS
 
-        return self._database.transact(work)
+        return self._database.transact(work, repeatable=True, step="submit.lost")
 
     def runs_in_handle(
         self,

@@ -101,13 +101,16 @@ _WAITING = """
         AND (%(with_ended)s OR r.response_status IS NULL OR NOT r.response_status = ANY(%(ended)s))
     ORDER BY j.job_id"""
 _IS_WAITING = f"SELECT EXISTS ({_WAITING}) AS it_is"
-#: Those whose request was lost: a response may exist.
+#: Those whose request was lost: the provider's conversation may have its output; or its response is waited for until
+#: the deadline, since too little was known to say how long one may take.
 _LOST = """
     SELECT j.job_id, r.number FROM aihandoff.jobs AS j
     JOIN aihandoff.revisions AS r ON r.job_id = j.job_id AND r.number = j.revision
     WHERE j.set_id = %(set_id)s AND j.state = 'queued' AND r.state = 'submitting' AND r.submit_token IS NULL
         AND r.unknown_submissions > 0 AND r.batch_id IS NULL AND r.changes IS NULL
-        AND (r.conversation_id IS NOT NULL) = %(in_handles)s AND j.job_id > %(after)s
+        AND CASE WHEN %(in_handles)s THEN r.conversation_id IS NOT NULL
+            ELSE r.conversation_id IS NULL AND r.on_lost IS NULL AND r.submit_lease_until >= r.deadline END
+        AND j.job_id > %(after)s
     ORDER BY j.job_id LIMIT %(limit)s"""
 #: Those whose response has ended, and whose output is there to be taken; and those past their deadline.
 _ENDED = """
@@ -400,7 +403,8 @@ class Sets:
     def lost(self, set_id: int, *, in_handles: bool, after: int = 0) -> list[tuple[int, int]]:
         """One page of ``(job id, revision)`` of requests whose answer was lost: a response may exist.
 
-        :param in_handles: those whose output may be in the provider's conversation; otherwise, those that have none.
+        :param in_handles: those whose output may be in the provider's conversation; otherwise, those that have none and
+            are waited for until their deadline, which their author did not choose.
         :param after: the last job of the page before.
         """
         rows = self._all(_LOST, {"set_id": set_id, "in_handles": in_handles, "after": after, "limit": PAGE})

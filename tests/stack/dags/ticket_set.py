@@ -19,22 +19,27 @@ class Post(BaseModel):
     body: str
 
 
-PARAMS = {"number": 50, "prefix": "set"}
+PARAMS = {"number": 50, "prefix": "set", "job_type": "set", "fault": ""}
+"""How many tickets, how their slugs begin, and how the stand-in answers the first request for the first of them."""
 
 
 def define(*, wait_for_decisions: bool = False) -> None:
     @task(retries=3, retry_delay=timedelta(seconds=1))
     def tickets(params: dict[str, Any] | None = None) -> list[dict[str, str]]:
         assert params is not None
-        return [{"slug": f"{params['prefix']}-{number}"} for number in range(params["number"])]
+        faults = {0: f" [[standin: {params['fault']}]]"} if params["fault"] else {}
+        return [
+            {"slug": f"{params['prefix']}-{number}", "fault": faults.get(number, "")}
+            for number in range(params["number"])
+        ]
 
     draft = OpenAIResponseSetOperator(
         task_id="draft",
         items=tickets(),
-        job_type="set",
+        job_type="{{ params.job_type }}",
         job_key="{{ item.slug }}",
         model="gpt-5.2",
-        input="Write about {{ item.slug }}.",
+        input="Write about {{ item.slug }}.{{ item.fault }}",
         output_type=Post,
         max_in_flight=30,
         send_at_once=4,

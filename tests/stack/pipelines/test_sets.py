@@ -7,10 +7,11 @@ from functools import partial
 import pytest
 
 from airflow_provider_aihandoff.core.ledger import Ledger
-from airflow_provider_aihandoff.core.models import Job
+from airflow_provider_aihandoff.core.models import Job, Revision
 from airflow_provider_aihandoff.core.states import JobState
 from demo.airflow_api import AirflowApi
 from demo.local import LocalDemo
+from demo.pipelines import approve_what_waits
 from demo.waiting import wait_until
 from tests.stack.pipelines.shared import API, published, responses
 
@@ -64,6 +65,39 @@ def test_a_set_of_fifty_is_drafted_decided_by_a_person_and_written_though_the_tr
     assert admin.wait_for_run("ticket_set", run_id) == "success"
     assert len(responses(demo)) - before == NUMBER
     assert posts(demo, jobs) == approved
+
+
+def test_one_lost_request_holds_up_a_set_no_longer_than_what_the_others_took_says(
+    demo: LocalDemo, admin: AirflowApi, ledger: Ledger
+) -> None:
+    """Webhooks arrive, and too few responses are known at first: then it would be waited for until the deadline."""
+
+    def trigger(number: int, prefix: str, fault: str) -> str:
+        return admin.trigger("ticket_set", {"number": number, "prefix": prefix, "job_type": "early", "fault": fault})
+
+    runs = [trigger(1, "known", "delay=1")]
+    admin.wait_for_task("ticket_set", runs[0], "draft", {"success"})
+    wait_until(lambda: ledger.inbox.entries(limit=1), "a webhook to arrive")
+    runs.append(trigger(30, "early", "create=html"))
+    waits = wait_until(lambda: lost(ledger, runs[1]), "the answer to a request to be lost")
+    assert waits.submit_lease_until is not None
+    assert waits.submit_lease_until >= waits.deadline
+    admin.wait_for_task("ticket_set", runs[1], "draft", {"success"})
+    assert admin.xcom("ticket_set", runs[1], "draft")["states"] == {"review": 30}
+    revision = ledger.revision(waits.job_id, 1)
+    assert (revision.submissions, revision.unknown_submissions) == (2, 1)
+
+    def end_well() -> bool:
+        approve_what_waits(demo.airflow.api("bob"))
+        return all(admin.run_state("ticket_set", run_id) == "success" for run_id in runs)
+
+    wait_until(end_well, "both runs to be approved and to succeed", every_seconds=1)
+
+
+def lost(ledger: Ledger, run_id: str) -> Revision | None:
+    """The revision of a run whose request was lost, if there is one."""
+    jobs = ledger.jobs(dag_id="ticket_set", run_id=run_id, limit=NUMBER)
+    return next((found for job in jobs if (found := ledger.revision(job.job_id, 1)).is_lost), None)
 
 
 def test_what_is_approved_is_written_while_the_rest_waits_for_its_decision(

@@ -85,6 +85,18 @@ def test_a_kill_of_the_process_alone_leaves_the_others_until_the_stop(family: Gu
     assert not living(others)
 
 
+def test_ctrl_c_ends_a_process_also_where_this_program_was_started_in_the_background(tmp_path: Path) -> None:
+    heeded = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process = GuardedProcess(spec(tmp_path, "exec sleep 600"))
+        wait_until(lambda: command_line(process.pid) == SLEEP, "the process", PROCESS_SECONDS)
+    finally:
+        signal.signal(signal.SIGINT, heeded)
+    os.kill(process.pid, signal.SIGINT)
+    assert wait_until(process.poll, "the process to end", PROCESS_SECONDS) == -signal.SIGINT
+    process.stop()
+
+
 def test_a_process_that_ignores_the_stop_signal_is_killed_after_its_grace(tmp_path: Path) -> None:
     script = "trap '' TERM; echo deaf; while :; do sleep 0.1; done"
     process = GuardedProcess(spec(tmp_path, script, grace_seconds=0.5))
